@@ -1,0 +1,1 @@
+"""The REST API: load, call one service, dump."""

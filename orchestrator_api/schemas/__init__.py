@@ -1,0 +1,1 @@
+"""Shapes of requests and responses (marshmallow); meaning is checked in shared.domain."""

@@ -1,0 +1,1 @@
+"""The worker: claim, run the plugin, complete; and the sweeper."""

@@ -1,0 +1,1 @@
+"""The ledger in PostgreSQL: SQL files and the thin typed Python around them."""
