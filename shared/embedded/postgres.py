@@ -142,6 +142,17 @@ def create_database(socket_folder: Path) -> None:
     _create_once(socket_folder, "pg_database WHERE datname", DATABASE, f"CREATE DATABASE {DATABASE}")
 
 
+def let_login_serve(socket_folder: Path) -> None:
+    """Let the login take the roles that the migrations made; by itself it may do nothing."""
+    connection = psycopg2.connect(postgres_url(socket_folder, user=OWNER), connect_timeout=5)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cur:
+            cur.execute(f"GRANT orch_api, orch_service TO {LOGIN} WITH INHERIT FALSE, SET TRUE")
+    finally:
+        connection.close()
+
+
 def _create_once(socket_folder: Path, catalogue: str, name: str, statement: str) -> None:
     connection = psycopg2.connect(
         postgres_url(socket_folder, user=OWNER, database="postgres"), connect_timeout=5
