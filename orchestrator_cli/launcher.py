@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from signal import SIGCONT, SIGTERM
 
-from orchestrator_cli.stack import UpOptions
+from orchestrator_cli.options import UpOptions
 from shared.embedded.process_tree import adopt_orphans, kill_all_below, send
 
 
@@ -25,7 +23,7 @@ class Launcher:
     def __init__(self, options: UpOptions) -> None:
         adopt_orphans()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator_cli.supervise", json.dumps(asdict(options))],
+            [sys.executable, "-m", "orchestrator_cli.supervise", options.to_text()],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )

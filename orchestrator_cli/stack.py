@@ -7,12 +7,12 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator_cli.data_folder import DataFolder
 from orchestrator_cli.errors import CommandError
 from orchestrator_cli.keys import ISSUER
+from orchestrator_cli.options import UpOptions
 from orchestrator_cli.supervisor import Supervisor
 from shared import migrations
 from shared.config import ConfigError, Need, Settings, load_settings
@@ -35,17 +35,6 @@ _SHORT_STOP_S = 5
 _POSTGRES_STOP_S = 30
 _SPARE_CONNECTIONS = 30
 _CONNECTIONS_BESIDE_SLOTS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpOptions:
-    """What `orch up` was told."""
-
-    data_dir: str
-    host: str
-    port: int
-    workers: int
-    concurrency: int
 
 
 class Stack:

@@ -5,7 +5,6 @@ It is not `orch up` itself so that a killed `orch up` leaves somebody who ends t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -16,8 +15,9 @@ from pathlib import Path
 from orchestrator_cli.data_folder import DataFolder
 from orchestrator_cli.errors import CommandError
 from orchestrator_cli.keys import make_keys
+from orchestrator_cli.options import UpOptions
 from orchestrator_cli.requests import Requests
-from orchestrator_cli.stack import Stack, UpOptions
+from orchestrator_cli.stack import Stack
 from orchestrator_cli.supervisor import LOGGER, Supervisor
 from shared.embedded.process_tree import adopt_orphans
 from shared.embedded.program import EmbeddedError
@@ -25,7 +25,7 @@ from shared.embedded.program import EmbeddedError
 
 def main(argv: list[str]) -> int:
     """Run a stack until the launcher asks for its end, or ends itself."""
-    options = UpOptions(**json.loads(argv[1]))
+    options = UpOptions.from_text(argv[1])
     launcher = os.getppid()
     requests = Requests(sys.stdin.fileno())
     adopt_orphans()
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
         folder = DataFolder(path=Path(options.data_dir))
         folder.make()
         with folder.locked(launcher):
+            folder.keep_last_logs()
             _log_to(folder.log / "up.log")
             return _run(options, folder, requests, launcher)
     except (CommandError, EmbeddedError) as error:
@@ -43,7 +44,6 @@ def main(argv: list[str]) -> int:
 def _run(options: UpOptions, folder: DataFolder, requests: Requests, launcher: int) -> int:
     options = replace(options, port=free_port(options.host, options.port))
     folder.end_leftovers()
-    folder.keep_last_logs()
     make_keys(folder.keys)
     supervisor = Supervisor(requests, folder.log)
     with folder.sockets() as sockets:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from orchestrator_cli.launcher import Launcher
-from orchestrator_cli.stack import UpOptions
+from orchestrator_cli.options import UpOptions
 
 
 @click.command()
