@@ -20,21 +20,24 @@ class Launcher:
     is killed, its children come to this process, which kills them.
     """
 
-    def __init__(self, options: UpOptions) -> None:
+    def __init__(self, options: UpOptions, *, read_output: bool = False) -> None:
         adopt_orphans()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator_cli.supervise", options.to_text()],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if read_output else None,
             start_new_session=True,
         )
 
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
+    def wait_until_up(self) -> bool:
+        """Read the line that tells that the stack is up; False when it ended instead."""
+        output = self._process.stdout
+        return output is not None and output.readline() != b""
 
     def request_stop(self) -> None:
         """Ask for an orderly stop; a second time, for a quick one."""
         send(self._process.pid, SIGTERM)
+        # A frozen supervisor cannot heed it.
         send(self._process.pid, SIGCONT)
 
     def wait(self) -> int:
@@ -43,7 +46,7 @@ class Launcher:
         kill_all_below(within_s=5)
         if status < 0:
             sys.stderr.write(
-                f"orch up: the supervisor was ended by signal {-status}; all its processes were killed\n"
+                f"orch up: its supervisor was ended by signal {-status}; nothing is left running\n"
             )
             return 1
         return status
@@ -52,7 +55,7 @@ class Launcher:
 @contextmanager
 def launched(options: UpOptions) -> Iterator[Launcher]:
     """Run a stack for the length of the block."""
-    launcher = Launcher(options)
+    launcher = Launcher(options, read_output=True)
     try:
         yield launcher
     finally:

@@ -88,6 +88,7 @@ def _log_to(file: Path) -> None:
     """Log to the terminal and into the folder; a terminal that is gone must not stop us."""
     logging.raiseExceptions = False
     to_terminal = logging.StreamHandler()
+    to_terminal.setLevel(logging.WARNING)
     to_terminal.setFormatter(logging.Formatter("orch up: %(message)s"))
     to_file = logging.FileHandler(file, mode="w", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

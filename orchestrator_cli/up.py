@@ -33,4 +33,7 @@ def up(data_dir: Path, host: str, port: int, workers: int, concurrency: int) -> 
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: launcher.request_stop())
-    sys.exit(launcher.wait())
+    status = launcher.wait()
+    if status == 0:
+        click.echo("everything is stopped", err=True)
+    sys.exit(status)
