@@ -23,7 +23,7 @@ from typing import IO
 
 from shared.plugins import Stop, StopReason
 
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = Path(__file__).with_name("tree_keeper.py")
 CHUNK_BYTES = 65_536
 SPARE_SECONDS = 5.0
 """How much longer than its orders allow the keeper may take before it counts as stuck."""

@@ -1,6 +1,6 @@
 """The process between a worker and a command: it leaves nothing of the command's process tree behind.
 
-Run as a script (``python -I -S keeper.py``), never imported by the worker: it needs only the
+Run as a script (``python -I -S tree_keeper.py``), never imported by the worker: it needs only the
 standard library and starts in a few milliseconds. A worker thread cannot do its work: only
 the death of a process tells a pipe's other end that the worker is gone, and only a
 sub-reaper becomes the parent of those that the command let go of.
