@@ -47,7 +47,9 @@ class LeaseKeeper:
     So an attempt that was cut off has ended before its successor can begin.
     """
 
-    def __init__(self, renew: Renew, heartbeat: Callable[[], None], *, lease_ms: int, kill_grace_ms: int) -> None:
+    def __init__(
+        self, renew: Renew, heartbeat: Callable[[], None], *, lease_ms: int, kill_grace_ms: int
+    ) -> None:
         lease = lease_ms / 1000
         self._renew = renew
         self._heartbeat = heartbeat
@@ -58,6 +60,7 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._watch_changed = threading.Condition(self._lock)
         self._watch_until = float("-inf")
+        self._stopped: StopReason | None = None
         self._closed = threading.Event()
         self._next_heartbeat = float("-inf")
         self._threads: list[threading.Thread] = []
@@ -83,11 +86,14 @@ class LeaseKeeper:
     def keep(self, claim: Claim, *, since: float) -> Iterator[Lease]:
         """Keep the lease of a claim within the block; ``since`` is the time just before it was granted."""
         held = Held(tenant=claim.tenant, run_id=claim.run_id, step_no=claim.step_no, attempt=claim.attempt)
-        lease = Lease(held, Stop(timeout_seconds=claim.timeout_ms / 1000), since)
+        lease = Lease(held, Stop(), since)
         with self._lock:
             self._leases.add(lease)
+            stopped = self._stopped
             if since + self._usable < self._watch_until:
                 self._watch_changed.notify()
+        if stopped is not None:
+            lease.stop.request(stopped)
         try:
             yield lease
         finally:
@@ -99,7 +105,9 @@ class LeaseKeeper:
         return lease.confirmed + self._usable - time.monotonic()
 
     def stop_all(self, reason: StopReason) -> None:
-        """Stop every attempt that runs now."""
+        """Stop every attempt that runs now, or begins after this: a claim may be under way."""
+        with self._lock:
+            self._stopped = reason
         for lease in self._snapshot():
             lease.stop.request(reason)
 
@@ -110,14 +118,16 @@ class LeaseKeeper:
     def renew_once(self) -> None:
         """Renew the leases that are not fresh, in one statement; raises StoreUnavailable."""
         before = time.monotonic()
-        leases = {lease.held: lease for lease in self._snapshot() if before - lease.confirmed >= self._period / 2}
+        leases = {
+            lease.held: lease for lease in self._snapshot() if before - lease.confirmed >= self._period / 2
+        }
         if not leases:
             return
         renewals = {renewal.held: renewal for renewal in self._renew(list(leases))}
         for held, lease in leases.items():
             renewal = renewals.get(held)
             if renewal is None or not renewal.valid:
-                lease.stop.request(StopReason.LEASE_LOST)
+                self._give_up([lease])
                 continue
             lease.confirmed = before
             if renewal.cancel_requested:
@@ -153,12 +163,11 @@ class LeaseKeeper:
                     self._watch_until = min(in_time) + self._usable if in_time else float("inf")
                     self._watch_changed.wait(self._watch_until - now if in_time else None)
                     self._watch_until = float("-inf")
-            for lease in late:
-                lease.stop.request(StopReason.LEASE_LOST)
-            if late:
-                self._drop(late)
+            self._give_up(late)
 
-    def _drop(self, late: list[Lease]) -> None:
-        """Forget stopped leases: they are not renewed again, even if PostgreSQL would still allow it."""
+    def _give_up(self, lost: list[Lease]) -> None:
+        """Stop attempts and forget their leases: none is renewed again, even if PostgreSQL would allow it."""
+        for lease in lost:
+            lease.stop.request(StopReason.LEASE_LOST)
         with self._lock:
-            self._leases.difference_update(late)
+            self._leases.difference_update(lost)
