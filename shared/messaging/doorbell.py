@@ -107,6 +107,7 @@ def waiting(app: Celery, pool: str) -> int:
     try:
         with app.pool.acquire(block=True, timeout=SOCKET_TIMEOUT_SECONDS) as connection:
             # To declare a queue is a local matter with Redis; the answer has its length.
-            return int(connection.default_channel.queue_declare(queue_name(pool)).message_count)
+            channel = connection.default_channel  # type: ignore[attr-defined]  # The stubs take it for producers.
+            return int(channel.queue_declare(queue_name(pool)).message_count)
     except (KombuError, RedisError, OSError) as error:
         raise QueueUnavailable("Redis is out of reach") from error
