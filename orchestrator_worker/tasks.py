@@ -10,13 +10,13 @@ from uuid import UUID
 
 import structlog
 from celery import Celery
-from shared.domain.expressions import ExpressionError, evaluate_when
 
 from orchestrator_worker.executor import run_attempt
 from orchestrator_worker.lease import Lease, LeaseKeeper
 from orchestrator_worker.shutdown import Shutdown
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
+from shared.domain.expressions import ExpressionError, evaluate_when
 from shared.domain.models import Change, Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
 from shared.domain.states import ErrorCode
 from shared.errors import ArtifactNotFound, StoreUnavailable
