@@ -53,7 +53,9 @@ class LeaseKeeper:
         lease = lease_ms / 1000
         self._renew = renew
         self._heartbeat = heartbeat
-        self._period = min(lease / 3, LONGEST_RENEWAL_PERIOD_SECONDS)
+        self._period = min(lease / 4, LONGEST_RENEWAL_PERIOD_SECONDS)
+        # After a failure there may be time for more than one other try.
+        self._retry_period = self._period / 4
         # Time to kill a process politely, but never more than a third of the lease.
         self._usable = lease - min(lease / 3, kill_grace_ms / 1000 + 0.5)
         self._leases: set[Lease] = set()
@@ -76,8 +78,8 @@ class LeaseKeeper:
 
     def close(self) -> None:
         """End the threads. One that hangs in PostgreSQL is left behind."""
-        self._closed.set()
         with self._lock:
+            self._closed.set()
             self._watch_changed.notify()
         for thread in self._threads:
             thread.join(1.0)
@@ -139,29 +141,33 @@ class LeaseKeeper:
 
     def _renew_forever(self) -> None:
         while True:
+            pause = self._retry_period
             try:
                 self.renew_once()
                 if time.monotonic() >= self._next_heartbeat:
                     self._heartbeat()
                     self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+                pause = self._period
             except Unavailable as error:
                 self.failed.note(error)
             except Exception as error:
                 # Without this thread every lease of the process would run out.
                 self.failed.note(error)
                 LOGGER.exception("lease_renewal_failed")
-            if self._closed.wait(self._period):
+            if self._closed.wait(pause):
                 return
 
     def _watch_forever(self) -> None:
-        while not self._closed.is_set():
+        while True:
             with self._lock:
+                if self._closed.is_set():
+                    return
                 now = time.monotonic()
                 late = [lease for lease in self._leases if lease.confirmed + self._usable <= now]
-                in_time = [lease.confirmed for lease in self._leases if lease.confirmed + self._usable > now]
                 if not late:
-                    self._watch_until = min(in_time) + self._usable if in_time else float("inf")
-                    self._watch_changed.wait(self._watch_until - now if in_time else None)
+                    first = min((lease.confirmed for lease in self._leases), default=None)
+                    self._watch_until = float("inf") if first is None else first + self._usable
+                    self._watch_changed.wait(None if first is None else self._watch_until - now)
                     self._watch_until = float("-inf")
             self._give_up(late)
 
@@ -169,5 +175,6 @@ class LeaseKeeper:
         """Stop attempts and forget their leases: none is renewed again, even if PostgreSQL would allow it."""
         for lease in lost:
             lease.stop.request(StopReason.LEASE_LOST)
-        with self._lock:
-            self._leases.difference_update(lost)
+        if lost:
+            with self._lock:
+                self._leases.difference_update(lost)
