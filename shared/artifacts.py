@@ -9,8 +9,9 @@ import errno
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ from shared.domain.models import Sha256
 from shared.errors import ArtifactNotFound, OrchestratorError, StoreUnavailable
 
 CHUNK_BYTES = 1 << 20
+LEFTOVER_SECONDS = 3_600
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,7 +68,8 @@ class FolderStore:
     """Artifacts as files ``aa/aabb...`` in one folder, which several processes may share.
 
     A file appears under its name only complete and synced: it is written under ``.new/``,
-    synced, renamed, and the folder synced. What a crash leaves in ``.new/`` is never read.
+    synced, renamed, and the folder synced. What a crash leaves in ``.new/`` is never read,
+    and removed when the store is opened an hour later.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,6 +77,11 @@ class FolderStore:
         self._new = folder / ".new"
         with _translated():
             self._new.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for leftover in self._new.iterdir():
+                with suppress(FileNotFoundError):
+                    # A file that is still being written was written to a moment ago.
+                    if leftover.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
+                        leftover.unlink()
 
     def put_bytes(self, content: bytes, *, max_bytes: int | None = None) -> tuple[Sha256, int]:
         if max_bytes is not None and len(content) > max_bytes:
@@ -138,7 +146,7 @@ class FolderStore:
         """Open a new file on the same file system; it is gone afterwards unless it was kept."""
         path = self._new / uuid4().hex
         try:
-            with path.open("xb", buffering=0) as file:
+            with path.open("xb") as file:
                 yield file, path
         finally:
             path.unlink(missing_ok=True)
@@ -146,6 +154,7 @@ class FolderStore:
     def _keep(self, file: BinaryIO, temporary: Path, sha256: Sha256) -> None:
         """Give the written file its name. Two writers of one hash both succeed: the bytes are the same."""
         target = self._path(sha256)
+        file.flush()
         os.fchmod(file.fileno(), 0o444)
         os.fsync(file.fileno())
         made = not target.parent.exists()
