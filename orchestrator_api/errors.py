@@ -17,6 +17,8 @@ from werkzeug.exceptions import HTTPException
 
 from orchestrator_api.context import trace_id
 from shared import errors
+from shared.artifacts import ArtifactCorrupt
+from shared.plugins import CatalogError
 
 JSON_TYPE = "application/json; charset=utf-8"
 MAX_DETAILS = 100
@@ -82,6 +84,8 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.Conflict: INTERNAL,
         errors.IllegalTransition: INTERNAL,
         errors.StaleAttempt: INTERNAL,
+        ArtifactCorrupt: INTERNAL,
+        CatalogError: INTERNAL,
         BodyTooLarge: Meaning(status=413, code="BODY_TOO_LARGE"),
         errors.InputsTooLarge: Meaning(status=413, code="INPUTS_TOO_LARGE"),
         errors.LimitExceeded: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=1),
@@ -131,10 +135,12 @@ def _refuse(error: errors.OrchestratorError) -> Response:
     meaning = meaning_of(type(error))
     if meaning is INTERNAL:
         return _fail(error)
+    message = str(error)
     if isinstance(error, errors.Unavailable):
-        _log.warning("out of reach", error=str(error))
+        _log.warning("out of reach", error=message)
+        message = "a store is out of reach; try again"
     problems = error.problems if isinstance(error, errors.InvalidInput) else ()
-    response = _answer(meaning, _envelope(meaning.code, str(error), problems))
+    response = _answer(meaning, _envelope(meaning.code, message, problems))
     if isinstance(error, errors.Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

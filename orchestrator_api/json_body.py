@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import cast
 
 from flask import Request
+from gunicorn.http.errors import ParseException
 
 from orchestrator_api.errors import BodyTooLarge, InvalidJson, UnsupportedMediaType
 from shared.domain.models import Json
@@ -80,9 +81,13 @@ def _read(request: Request) -> bytes:
         raise BodyTooLarge(f"the body is over {MAX_BODY_BYTES} bytes")
     pieces: list[bytes] = []
     left = MAX_BODY_BYTES + 1
-    while left and (piece := request.stream.read(min(left, 1 << 20))):
-        pieces.append(piece)
-        left -= len(piece)
+    try:
+        while left and (piece := request.stream.read(min(left, 1 << 20))):
+            pieces.append(piece)
+            left -= len(piece)
+    except (OSError, ParseException) as error:
+        # The caller hung up, or stalled, or sent chunks that are none.
+        raise InvalidJson("the body ended before it was whole") from error
     if not left:
         raise BodyTooLarge(f"the body is over {MAX_BODY_BYTES} bytes")
     return b"".join(pieces)

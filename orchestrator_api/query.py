@@ -12,14 +12,13 @@ from uuid import UUID
 from werkzeug.datastructures import MultiDict
 
 from orchestrator_api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from shared.domain import versions
 from shared.domain.models import DagId, RunId, Sha256, StepId
-from shared.errors import InvalidArgument, Problem
+from shared.errors import InvalidArgument, InvalidInput, Problem
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_SEMVER = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:[-+][0-9A-Za-z.+-]+)?")
-_MAX_VERSION_CHARS = 255
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
 _PAGE_SIZE = re.compile(r"[0-9]{1,3}")
 
@@ -65,9 +64,11 @@ def step_id(name: str, text: str) -> StepId:
 
 
 def version(name: str, text: str) -> str:
-    """Read a version by its look. Which versions exist is the ledger's to say."""
-    if len(text) > _MAX_VERSION_CHARS or _SEMVER.fullmatch(text) is None:
-        raise _refusal(name, "must be a version as SemVer 2.0.0 has them")
+    """Read a version."""
+    try:
+        versions.parse(text)
+    except InvalidInput as error:
+        raise InvalidArgument(f"{name} is no version", error.problems) from error
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from flask import Response
 
@@ -16,11 +16,3 @@ def answer(
     """Answer with a JSON object."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return Response(text, status=status, headers=dict(headers or {}), content_type=JSON_TYPE)
-
-
-def page(items: Sequence[Mapping[str, object]], next_page_token: str | None) -> Response:
-    """Answer with one page of a list."""
-    body: dict[str, object] = {"items": items}
-    if next_page_token is not None:
-        body["next_page_token"] = next_page_token
-    return answer(body)

@@ -1,0 +1,141 @@
+"""The shape of a DAG as it is published. What it means is checked by ``shared.domain.definition``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
+
+from orchestrator_api.schemas.check import shaped
+from orchestrator_api.schemas.fields import Boolean, Choice, Integer, Number, Object, Text
+from shared.domain.models import Json, JsonObject
+from shared.domain.states import RunOn
+from shared.errors import InvalidDag, Problem
+
+MAX_STEPS = 10_000
+MAX_EDGES = 50_000
+MAX_MS = 2**31 - 1
+"""What a PostgreSQL integer holds: 24 days."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_MAX_NAME = 128
+_MAX_EXPRESSION = 10_000
+
+
+class _Edges(fields.Field[Sequence[JsonObject]]):
+    """A list of ``{"from": id, "to": id}``.
+
+    A loop of its own: as nested schemas the 50,000 edges of the largest DAG
+    took 0.6 s of the two seconds that publishing it may take, this way 0.02 s.
+    """
+
+    def _deserialize(
+        self, value: object, attr: str | None, data: object, **kwargs: object
+    ) -> Sequence[JsonObject]:
+        if not isinstance(value, list):
+            raise ValidationError("Not a list.")
+        wrong = {index: _edge_mistakes(edge) for index, edge in enumerate(value) if not _is_edge(edge)}
+        if wrong:
+            raise ValidationError(wrong)
+        return value
+
+
+def _is_edge(edge: object) -> bool:
+    return (
+        isinstance(edge, dict)
+        and len(edge) == 2
+        and isinstance(edge.get("from"), str)
+        and isinstance(edge.get("to"), str)
+    )
+
+
+def _edge_mistakes(edge: object) -> dict[str, list[str]] | list[str]:
+    if not isinstance(edge, Mapping):
+        return ["Not an object."]
+    mistakes = {str(name): ["Unknown field."] for name in edge if name not in ("from", "to")}
+    for name in ("from", "to"):
+        if name not in edge:
+            mistakes[name] = ["Missing data for required field."]
+        elif not isinstance(edge[name], str):
+            mistakes[name] = ["Not a valid string."]
+    return mistakes
+
+
+# Made from dicts, since ``with`` and ``from`` are keywords and could be no members of a class.
+RETRY = Schema.from_dict(
+    {
+        "maxAttempts": Integer(least=1, most=100),
+        "initialDelayMs": Integer(least=0, most=MAX_MS),
+        "maxDelayMs": Integer(least=0, most=MAX_MS),
+        "multiplier": Number(least=1, most=1_000),
+    },
+    name="Retry",
+)
+
+STEP = Schema.from_dict(
+    {
+        "id": Text(required=True, most=_MAX_NAME, pattern=_NAME),
+        "uses": Text(required=True, most=255),
+        "with": Object(),
+        "when": Text(most=_MAX_EXPRESSION),
+        "retry": fields.Nested(RETRY),
+        "timeoutMs": Integer(least=1, most=MAX_MS),
+        "pool": Text(most=_MAX_NAME),
+        "runOn": Choice(tuple(RunOn)),
+        "disabled": Boolean(),
+    },
+    name="Step",
+)
+
+METADATA = Schema.from_dict(
+    {
+        "owner": Text(least=0, most=1_000),
+        "description": Text(least=0, most=10_000),
+        "inputsSchema": Object(),
+    },
+    name="Metadata",
+)
+
+SIGNATURE = Schema.from_dict(
+    {
+        "payloadType": Text(required=True, most=255),
+        "payload": Text(required=True, most=16 * 1024 * 1024),
+        "signatures": fields.List(
+            fields.Nested(
+                Schema.from_dict(
+                    {"keyid": Text(least=0, most=255), "sig": Text(required=True, most=10_000)},
+                    name="SignatureOfOneKey",
+                )
+            ),
+            required=True,
+            validate=validate.Length(min=1, max=16),
+        ),
+    },
+    name="Signature",
+)
+
+DAG = Schema.from_dict(
+    {
+        "dagId": Text(required=True, most=_MAX_NAME, pattern=_NAME),
+        "version": Text(required=True, most=255),
+        "steps": fields.List(fields.Nested(STEP), required=True, validate=validate.Length(min=1)),
+        "edges": _Edges(),
+        "metadata": fields.Nested(METADATA, unknown=INCLUDE),
+        "signature": fields.Nested(SIGNATURE),
+    },
+    name="Dag",
+)
+
+_DAG = DAG()
+
+
+def dag_document(body: Json) -> JsonObject:
+    """Check the shape of a whole DAG: its counts first, so that a flood of steps costs nothing."""
+    if isinstance(body, Mapping):
+        for name, most in (("steps", MAX_STEPS), ("edges", MAX_EDGES)):
+            members = body.get(name)
+            if isinstance(members, list) and len(members) > most:
+                message = f"has {len(members)} members, at most {most} are allowed"
+                raise InvalidDag(f"{name} {message}", [Problem(name, message)])
+    return shaped(_DAG, body)
