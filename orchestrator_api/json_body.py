@@ -144,4 +144,6 @@ def _refuse_unstorable(value: Json) -> None:
                 todo.append((f"{path} (a key)", key))
                 todo.append((f"{path}.{key}" if path else key, member))
         elif isinstance(item, Sequence):
-            todo.extend((f"{path}[{index}]", member) for index, member in enumerate(cast("Sequence[Json]", item)))
+            todo.extend(
+                (f"{path}[{index}]", member) for index, member in enumerate(cast("Sequence[Json]", item))
+            )

@@ -11,7 +11,8 @@ from flask import Flask, current_app
 from orchestrator_api.auth import TokenVerifier
 from orchestrator_api.paging import PageTokens
 from shared.artifacts import ArtifactStore
-from shared.domain.models import Change, RunId, TenantId
+from shared.domain.models import Change, JsonObject, RunId, TenantId
+from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
 from shared.store.db import Database
@@ -21,9 +22,14 @@ _EXTENSION = "orchestrator"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What handlers work with. ``ping_queue`` raises QueueUnavailable."""
+    """What handlers work with.
+
+    ``db`` is bound to one tenant at a time. ``db_of_all`` sees every tenant, and
+    serves an operator's view of the queues only. ``ping_queue`` raises QueueUnavailable.
+    """
 
     db: Database
+    db_of_all: Database
     dispatcher: Dispatcher
     ping_queue: Callable[[], None]
     catalog: Catalog
@@ -31,6 +37,10 @@ class Parts:
     tokens: TokenVerifier
     page_tokens: PageTokens
     pools: frozenset[str]
+
+    def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
+        """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""
+        return None if self.catalog.find(uses) is None else self.catalog.check_params(uses, params)
 
     def follow(self, tenant: TenantId, run_id: RunId, change: Change) -> None:
         """Have done what a committed change asks for. Returns at once, also while Redis is away.

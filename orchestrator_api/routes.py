@@ -48,9 +48,7 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"dagId", "active"},
     ),
     Route(method="GET", path="/dags/<part:dag_id>/<part:version>", view=dags.get, access=READ),
-    Route(
-        method="POST", path="/dags/<part:dag_id>/<part:version>:disable", view=dags.disable, access=ADMIN
-    ),
+    Route(method="POST", path="/dags/<part:dag_id>/<part:version>:disable", view=dags.disable, access=ADMIN),
     Route(method="POST", path="/dags/<part:dag_id>/<part:version>:enable", view=dags.enable, access=ADMIN),
     Route(method="GET", path="/plugins", view=plugins.list_plugins, access=READ),
     Route(method="POST", path="/runs", view=runs.start, access=WRITE),
@@ -65,9 +63,7 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/runs/<part:run_id>:cancel", view=runs.cancel, access=WRITE),
     Route(method="GET", path="/runs/<part:run_id>/steps", view=steps.list_steps, access=READ, query=_PAGE),
     Route(method="GET", path="/runs/<part:run_id>/steps/<part:step_id>", view=steps.get, access=READ),
-    Route(
-        method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True
-    ),
+    Route(method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
 )
 

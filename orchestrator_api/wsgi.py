@@ -28,16 +28,15 @@ def make_application() -> Flask:
     """Read the settings of this process and put its application together."""
     settings = load_settings(os.environ, need=NEED)
     configure_logging(settings.log_level, component="web")
+    name = "orchestrator-web"
     # One connection more than threads: the dispatcher's.
     db = Database(
-        settings.database_url,
-        role="orch_api",
-        size=settings.web_threads + 1,
-        application_name="orchestrator-web",
+        settings.database_url, role="orch_api", size=settings.web_threads + 1, application_name=name
     )
     return create_app(
         Parts(
             db=db,
+            db_of_all=Database(settings.database_url, role="orch_service", size=1, application_name=name),
             dispatcher=Dispatcher(partial(dispatch.pick, db), make_celery(settings)),
             ping_queue=queue_probe(settings.redis_url),
             catalog=load_catalog(),

@@ -27,9 +27,7 @@ def publish() -> Response:
     signature = cast("JsonObject | None", document.get("signature"))
     unsigned = {name: member for name, member in document.items() if name != "signature"}
     spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools)
-    dag, created = dags.publish(
-        parts().db, tenant(), spec, signature=signature, created_by=subject()
-    )
+    dag, created = dags.publish(parts().db, tenant(), spec, signature=signature, created_by=subject())
     headers = {"Location": url_for("dags.get", dag_id=dag.dag_id, version=dag.version), "ETag": _etag(dag)}
     return answer(render.dag_summary(dag), 201 if created else 200, headers)
 

@@ -20,7 +20,8 @@ def health() -> Response:
     body: dict[str, object] = {"status": "ok", "checks": checks}
     known = caller()
     if known is not None and checks["postgres"] == "ok":
-        body["queues"] = [render.queue(queue) for queue in ledger.queues(parts().db, known.tenant)]
+        db = parts().db_of_all if known.tenant is None else parts().db
+        body["queues"] = [render.queue(queue) for queue in ledger.queues(db, known.tenant)]
     down = [name for name, state in checks.items() if state != "ok"]
     if down:
         return errors.unavailable(f"down: {', '.join(down)}", {**body, "status": "unavailable"})

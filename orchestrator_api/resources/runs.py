@@ -59,9 +59,7 @@ def list_runs() -> Response:
             limit=limit,
         )
 
-    return page(
-        read=read, key=lambda run: (run.started_utc.isoformat(), str(run.run_id)), render=render.run
-    )
+    return page(read=read, key=lambda run: (run.started_utc.isoformat(), str(run.run_id)), render=render.run)
 
 
 def get(run_id: str) -> Response:

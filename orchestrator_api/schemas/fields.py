@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 
 from marshmallow import ValidationError, fields, validate
@@ -12,28 +10,14 @@ from shared.domain.models import JsonObject
 
 
 class Text(fields.String):
-    """A text of bounded length, of a pattern if one is given."""
+    """A text, of at least one character, and at most ``most`` if that is given."""
 
-    def __init__(
-        self, *, most: int, least: int = 1, pattern: re.Pattern[str] | None = None, required: bool = False
-    ) -> None:
-        super().__init__(required=required, validate=[validate.Length(min=least, max=most)])
-        if pattern is not None:
-            self.validators.append(_matches(pattern))
-
-
-class Choice(fields.String):
-    """One of a few texts."""
-
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        super().__init__(validate=validate.OneOf(choices, error=f"Must be one of {', '.join(choices)}."))
+    def __init__(self, *, most: int | None = None, least: int = 1, required: bool = False) -> None:
+        super().__init__(required=required, validate=validate.Length(min=least, max=most))
 
 
 class Integer(fields.Field[int]):
-    """An integer from ``least`` to ``most``; ``true`` is none, and neither is ``2.0``."""
-
-    def __init__(self, *, least: int, most: int) -> None:
-        super().__init__(validate=validate.Range(min=least, max=most))
+    """An integer; ``true`` is none, and neither is ``2.0``."""
 
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -42,13 +26,10 @@ class Integer(fields.Field[int]):
 
 
 class Number(fields.Field[float]):
-    """A finite number from ``least`` to ``most``."""
-
-    def __init__(self, *, least: float, most: float) -> None:
-        super().__init__(validate=validate.Range(min=least, max=most))
+    """A number; ``true`` is none."""
 
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValidationError("Not a number.")
         return value
 
@@ -69,7 +50,3 @@ class Object(fields.Field[JsonObject]):
         if not isinstance(value, Mapping):
             raise ValidationError("Not an object.")
         return value
-
-
-def _matches(pattern: re.Pattern[str]) -> validate.Validator:
-    return validate.Regexp(re.compile(rf"(?:{pattern.pattern})\Z"), error=f"Must match ^{pattern.pattern}$.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -16,11 +15,9 @@ from shared.errors import InputsTooLarge
 
 MAX_INPUTS_BYTES: Final = 1024 * 1024
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-
 START_RUN = Schema.from_dict(
     {
-        "dagId": Text(required=True, most=128, pattern=_NAME),
+        "dagId": Text(required=True, most=128),
         "version": Text(most=128),
         "inputs": Object(),
         "runToken": Text(most=255),
