@@ -27,9 +27,9 @@ def queue_name(pool: str) -> str:
     return f"steps.{pool}"
 
 
-def make_celery(settings: Settings) -> Celery:
+def make_celery(settings: Settings, *, cls: type[Celery] = Celery) -> Celery:
     """Build the Celery app of this process; connects to nothing yet."""
-    app = Celery("orchestrator", broker=_broker_url(settings.redis_url), set_as_current=False)
+    app = cls("orchestrator", broker=_broker_url(settings.redis_url), set_as_current=False)
     names = [DECISIONS_QUEUE, *(queue_name(pool) for pool in settings.pools)]
     app.conf.update(
         broker_transport_options=_transport_options(),
