@@ -113,7 +113,7 @@ class TokenVerifier:
         return principal
 
     def _verify(self, token: str) -> Principal:
-        """Check signature and claims, once for each token. Expiry is left to the caller, who checks it each time."""
+        """Check signature and claims, once for each token; ``principal`` checks the expiry each time."""
         if not all(_is_canonical(part) for part in token.split(".")):
             raise Unauthenticated("the token does not hold")
         try:
@@ -133,7 +133,7 @@ class TokenVerifier:
         return _principal(claims)
 
     def _key_for(self, header: Mapping[str, object]) -> jwt.PyJWK:
-        """Pick the key that the token names. What else the header offers (jku, x5u, jwk) is never looked at."""
+        """Pick the key that the token names; jku, x5u and jwk in its header are never looked at."""
         kid = header.get("kid")
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))

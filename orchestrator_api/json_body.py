@@ -13,7 +13,6 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import cast
 
 from flask import Request
 from gunicorn.http.errors import ParseException
@@ -27,7 +26,7 @@ MAX_DEPTH = 64
 MAX_INTEGER = 2**53 - 1
 
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"?', re.DOTALL)
-"""The closing quote is optional, so that a text without one is passed over once and not tried again from each quote."""
+"""The closing quote is optional: else a text that lacks it would be tried again from each quote in it."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TO_SIGN = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """An opening bracket becomes the signed byte 1, a closing one -1."""
@@ -144,6 +143,4 @@ def _refuse_unstorable(value: Json) -> None:
                 todo.append((f"{path} (a key)", key))
                 todo.append((f"{path}.{key}" if path else key, member))
         elif isinstance(item, Sequence):
-            todo.extend(
-                (f"{path}[{index}]", member) for index, member in enumerate(cast("Sequence[Json]", item))
-            )
+            todo.extend((f"{path}[{index}]", member) for index, member in enumerate(item))

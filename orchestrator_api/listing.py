@@ -9,8 +9,8 @@ from flask import Response, request
 
 from orchestrator_api import query
 from orchestrator_api.context import tenant
-from orchestrator_api.parts import parts
 from orchestrator_api.paging import Key
+from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ _PAGE = frozenset({"page_size", "page_token"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method on a path. ``query`` names all the parameters that it takes; ``any_type`` that it answers in no JSON."""
+    """A method on a path. ``query`` names all its parameters; ``any_type``: the answer may be no JSON."""
 
     method: str
     path: str

@@ -1,4 +1,4 @@
-"""What gunicorn does otherwise by default: it logs plain lines, answers HTML, waits for a slow body for ever."""
+"""What gunicorn would do otherwise: log plain lines, answer in HTML, wait for a slow client for ever."""
 
 from __future__ import annotations
 
@@ -43,17 +43,21 @@ class JsonLines(Logger):
 class Worker(ThreadWorker):
     """Threads that answer an unreadable request with the envelope, and give up on a stalled client."""
 
-    def handle(self, conn: TConn) -> object:
+    def handle(self, conn: TConn) -> bool:
         # gunicorn makes the socket blocking before it reads the head, so the kernel has to count here.
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALLED_SECONDS, 0))
         return super().handle(conn)
 
-    def handle_request(self, req: Request, conn: TConn) -> object:
+    def handle_request(self, req: Request, conn: TConn) -> bool:
         conn.sock.settimeout(STALLED_SECONDS)
         return super().handle_request(req, conn)
 
     def handle_error(
-        self, req: Request | None, client: socket.socket, addr: object, exc: BaseException
+        self,
+        req: Request | None,
+        client: socket.socket,
+        addr: str | int | tuple[str, int],
+        exc: BaseException,
     ) -> None:
         """Refuse what is no HTTP request, which never reaches the application and its error handlers."""
         if not isinstance(exc, ParseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from flask import Flask
 
@@ -18,7 +17,6 @@ from shared.log import configure_logging
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import load_catalog
-from shared.services import dispatch
 from shared.store.db import Database
 
 NEED = Need.DATABASE | Need.REDIS | Need.WEB
@@ -37,7 +35,7 @@ def make_application() -> Flask:
         Parts(
             db=db,
             db_of_all=Database(settings.database_url, role="orch_service", size=1, application_name=name),
-            dispatcher=Dispatcher(partial(dispatch.pick, db), make_celery(settings)),
+            dispatcher=Dispatcher(db, make_celery(settings)),
             ping_queue=queue_probe(settings.redis_url),
             catalog=load_catalog(),
             artifacts=open_store(settings.artifacts_url),

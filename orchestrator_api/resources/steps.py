@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flask import Response, request
+from flask import Response
 
 from orchestrator_api import query, render
 from orchestrator_api.context import tenant
-from orchestrator_api.parts import parts
 from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
+from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 from shared.domain.models import Step
 from shared.services import steps

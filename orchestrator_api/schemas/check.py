@@ -33,7 +33,9 @@ def _problems(mistakes: Mapping[str, object]) -> Iterator[Problem]:
         if isinstance(found, Mapping):
             todo.extend((_below(path, key), inner) for key, inner in found.items())
         elif isinstance(found, list):
-            yield from (Problem(path, str(message)) for message in found)
+            todo.extend((path, inner) for inner in found)
+        else:
+            yield Problem(path, str(found))
 
 
 def _below(path: str, key: object) -> str:

@@ -5,33 +5,34 @@ What their values may be is checked in one place, ``shared.domain.definition``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
+from shared.domain.definition import MAX_EDGES, MAX_STEPS
 
 from orchestrator_api.schemas.check import shaped
 from orchestrator_api.schemas.fields import Boolean, Integer, Number, Object, Text
-from shared.domain.definition import MAX_EDGES, MAX_STEPS
 from shared.domain.models import Json, JsonObject
 from shared.errors import InvalidDag, Problem
 
 
-class _Edges(fields.Field[Sequence[JsonObject]]):
+class Edges(fields.Raw):
     """A list of ``{"from": id, "to": id}``.
 
-    A loop of its own: as nested schemas the 50,000 edges of the largest DAG
-    took 0.6 s of the two seconds that publishing it may take, this way 0.02 s.
+    Checked by a loop of its own: as nested schemas the 50,000 edges of the largest
+    DAG took 0.6 s of the two seconds that publishing it may take, this way 0.02 s.
     """
 
-    def _deserialize(
-        self, value: object, attr: str | None, data: object, **kwargs: object
-    ) -> Sequence[JsonObject]:
-        if not isinstance(value, list):
-            raise ValidationError("Not a list.")
-        wrong = {index: _edge_mistakes(edge) for index, edge in enumerate(value) if not _is_edge(edge)}
-        if wrong:
-            raise ValidationError(wrong)
-        return value
+    def __init__(self) -> None:
+        super().__init__(validate=_be_edges)
+
+
+def _be_edges(value: object) -> None:
+    if not isinstance(value, list):
+        raise ValidationError("Not a valid list.")
+    wrong = {index: _edge_mistakes(edge) for index, edge in enumerate(value) if not _is_edge(edge)}
+    if wrong:
+        raise ValidationError(wrong)
 
 
 def _is_edge(edge: object) -> bool:
@@ -108,7 +109,7 @@ DAG = Schema.from_dict(
         "dagId": Text(required=True),
         "version": Text(required=True),
         "steps": fields.List(fields.Nested(STEP), required=True),
-        "edges": _Edges(),
+        "edges": Edges(),
         "metadata": fields.Nested(METADATA, unknown=INCLUDE),
         "signature": fields.Nested(SIGNATURE),
     },

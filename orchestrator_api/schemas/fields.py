@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from marshmallow import ValidationError, fields, validate
 
-from shared.domain.models import JsonObject
-
 
 class Text(fields.String):
     """A text, of at least one character, and at most ``most`` if that is given."""
@@ -16,37 +14,44 @@ class Text(fields.String):
         super().__init__(required=required, validate=validate.Length(min=least, max=most))
 
 
-class Integer(fields.Field[int]):
-    """An integer; ``true`` is none, and neither is ``2.0``."""
+class Integer(fields.Integer):
+    """An integer; neither ``true`` nor ``2.0`` is one."""
 
-    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValidationError("Not an integer.")
-        return value
+    def __init__(self) -> None:
+        super().__init__(strict=True)
 
 
-class Number(fields.Field[float]):
-    """A number; ``true`` is none."""
+class Number(fields.Raw):
+    """A number; a text of digits is none."""
 
-    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValidationError("Not a number.")
-        return value
+    def __init__(self) -> None:
+        super().__init__(validate=_be_number)
 
 
-class Boolean(fields.Field[bool]):
+class Boolean(fields.Raw):
     """``true`` or ``false``."""
 
-    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> bool:
-        if not isinstance(value, bool):
-            raise ValidationError("Not true or false.")
-        return value
+    def __init__(self) -> None:
+        super().__init__(validate=_be_boolean)
 
 
-class Object(fields.Field[JsonObject]):
+class Object(fields.Raw):
     """An object of any members. What they mean is not a question of shape."""
 
-    def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> JsonObject:
-        if not isinstance(value, Mapping):
-            raise ValidationError("Not an object.")
-        return value
+    def __init__(self) -> None:
+        super().__init__(validate=_be_object)
+
+
+def _be_number(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValidationError("Not a valid number.")
+
+
+def _be_boolean(value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValidationError("Not a valid boolean.")
+
+
+def _be_object(value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ValidationError("Not an object.")
