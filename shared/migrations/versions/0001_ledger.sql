@@ -1,5 +1,10 @@
 -- The ledger: DAG versions, runs, steps, attempts, events, artifacts, and what dispatch needs.
 -- Identifiers are compared byte by byte (COLLATE "C"), so that SQL sorts as the domain does.
+--
+-- The transitions keep their plans for the life of a connection, from when the tables were empty and
+-- all indexes looked alike. So a lookup by key must have one usable index: every other index is
+-- partial, on a condition that only the queries it is for repeat (always true where it says "hidden").
+-- Nothing is ever deleted and only functions insert, so the hot tables have no foreign keys to check.
 
 CREATE TABLE orch.dag_versions (
     tenant text COLLATE "C" NOT NULL,
@@ -8,7 +13,7 @@ CREATE TABLE orch.dag_versions (
     version text COLLATE "C" NOT NULL,
     precedence text COLLATE "C" NOT NULL,
     spec_hash bytea NOT NULL,
-    step_count integer NOT NULL,
+    step_count integer NOT NULL CHECK (step_count > 0),
     metadata json NOT NULL,
     definition json NOT NULL,
     signature json,
@@ -16,15 +21,16 @@ CREATE TABLE orch.dag_versions (
     created_by text NOT NULL,
     disabled_utc timestamptz,
     CONSTRAINT dag_versions_pk PRIMARY KEY (tenant, dag_version_id),
-    CONSTRAINT dag_versions_name UNIQUE (tenant, dag_id, version),
     CONSTRAINT dag_versions_tenant_form CHECK (tenant ~ '^[a-z0-9][a-z0-9-]{0,62}$'),
     CONSTRAINT dag_versions_dag_id_form CHECK (dag_id ~ '^[a-z0-9][a-z0-9._-]{0,127}$'),
     CONSTRAINT dag_versions_spec_hash_size CHECK (octet_length(spec_hash) = 32)
 );
 
--- Serves the list (by DAG, newest version first) and the search for the highest active version.
+-- Hidden from lookups by key.
+CREATE UNIQUE INDEX dag_versions_name ON orch.dag_versions (tenant, dag_id, version) WHERE step_count > 0;
+-- Serves the list (by DAG, newest version first) and the search for the highest active version. Hidden.
 CREATE INDEX dag_versions_by_precedence
-ON orch.dag_versions (tenant, dag_id, precedence DESC, version DESC);
+ON orch.dag_versions (tenant, dag_id, precedence DESC, version DESC) WHERE step_count > 0;
 
 CREATE TABLE orch.dag_steps (
     tenant text COLLATE "C" NOT NULL,
@@ -46,12 +52,12 @@ CREATE TABLE orch.dag_steps (
     reads_inputs boolean NOT NULL,
     refs integer [] NOT NULL,
     CONSTRAINT dag_steps_pk PRIMARY KEY (tenant, dag_version_id, step_no),
-    CONSTRAINT dag_steps_name UNIQUE (tenant, dag_version_id, step_id),
-    CONSTRAINT dag_steps_version FOREIGN KEY (tenant, dag_version_id)
-    REFERENCES orch.dag_versions (tenant, dag_version_id),
     CONSTRAINT dag_steps_step_id_form CHECK (step_id ~ '^[a-z0-9][a-z0-9._-]{0,127}$'),
     CONSTRAINT dag_steps_run_on_known CHECK (run_on IN ('success', 'failure', 'always'))
 );
+
+-- Hidden from lookups by step_no.
+CREATE UNIQUE INDEX dag_steps_name ON orch.dag_steps (tenant, dag_version_id, step_id) WHERE step_no >= 0;
 
 -- The edges of a version are those of each of its runs; a run stores none.
 CREATE TABLE orch.dag_edges (
@@ -60,8 +66,6 @@ CREATE TABLE orch.dag_edges (
     from_no integer NOT NULL,
     to_no integer NOT NULL,
     CONSTRAINT dag_edges_pk PRIMARY KEY (tenant, dag_version_id, from_no, to_no),
-    CONSTRAINT dag_edges_version FOREIGN KEY (tenant, dag_version_id)
-    REFERENCES orch.dag_versions (tenant, dag_version_id),
     CONSTRAINT dag_edges_forward CHECK (from_no < to_no)
 );
 
@@ -96,7 +100,8 @@ CREATE TABLE orch.runs (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE UNIQUE INDEX runs_by_token ON orch.runs (tenant, run_token) WHERE run_token IS NOT NULL;
-CREATE INDEX runs_by_start ON orch.runs (tenant, started_utc DESC, run_id);
+-- Hidden from lookups by key.
+CREATE INDEX runs_by_start ON orch.runs (tenant, started_utc DESC, run_id) WHERE step_count > 0;
 
 -- Apart from the run's row, which every transition rewrites.
 CREATE TABLE orch.run_inputs (
@@ -132,7 +137,6 @@ CREATE TABLE orch.steps (
     outputs_hash bytea,
     outputs json,
     CONSTRAINT steps_pk PRIMARY KEY (tenant, run_id, step_no),
-    CONSTRAINT steps_run FOREIGN KEY (tenant, run_id) REFERENCES orch.runs (tenant, run_id),
     CONSTRAINT steps_status_known CHECK (
         status IN (
             'pending', 'queued', 'running', 'retrying', 'succeeded', 'failed', 'skipped', 'cancelled'
@@ -153,8 +157,8 @@ WHERE status = 'queued' AND sent_utc IS NULL;
 -- The messages that are out; a lost one is sent again by its age.
 CREATE INDEX steps_sent ON orch.steps (pool, sent_utc)
 WHERE status = 'queued' AND sent_utc IS NOT NULL;
-CREATE INDEX steps_leased ON orch.steps (lease_until) WHERE status = 'running';
-CREATE INDEX steps_due ON orch.steps (due_utc) WHERE status = 'retrying';
+CREATE INDEX steps_leased ON orch.steps (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX steps_due ON orch.steps (due_utc) WHERE due_utc IS NOT NULL;
 CREATE INDEX steps_undecided ON orch.steps (undecided_utc) WHERE undecided_utc IS NOT NULL;
 
 CREATE TABLE orch.attempts (

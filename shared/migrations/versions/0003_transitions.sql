@@ -52,6 +52,7 @@ LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN verdict NOT IN ('wait', 'ask', 'unlock') THEN verdict END;
 
 -- outputsHash of an ended run: over {specHash, inputsHash, steps} in topological order, as canonical JSON.
+-- (OFFSET 0 keeps a lookup by key a lookup: the planner must not turn the join around.)
 CREATE FUNCTION orch.run_outputs_hash(r orch.runs) RETURNS bytea
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -65,8 +66,11 @@ BEGIN ATOMIC
                 ',' ORDER BY s.step_no
             )
             FROM orch.steps AS s
-            INNER JOIN orch.dag_steps AS d
-                ON d.tenant = s.tenant AND d.dag_version_id = (r).dag_version_id AND d.step_no = s.step_no
+            CROSS JOIN LATERAL (
+                SELECT q.step_id FROM orch.dag_steps AS q
+                WHERE q.tenant = (r).tenant AND q.dag_version_id = (r).dag_version_id AND q.step_no = s.step_no
+                OFFSET 0
+            ) AS d
             WHERE s.tenant = (r).tenant AND s.run_id = (r).run_id
         )
         || ']}', 'UTF8'
@@ -157,60 +161,62 @@ CREATE FUNCTION orch.settle(
 LANGUAGE plpgsql AS $$
 DECLARE
     v_now timestamptz := orch.utc_ms();
-    v_wave orch.step_change [];
-    v_asked boolean;
+    v_hit record;
+    v_step record;
+    v_status text;
+    v_skipped integer [];
     v_failed integer [];
 BEGIN
     changes := '{}';
     undecided := FALSE;
     WHILE cardinality(p_ended) > 0 LOOP
-        WITH hits AS (
-            SELECT e.to_no, count(*)::integer AS n, bool_or(w.step_no = ANY(p_failed)) AS failed
-            FROM unnest(p_ended) AS w (step_no)
-            INNER JOIN orch.dag_edges AS e
-                ON e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.from_no = w.step_no
-            GROUP BY e.to_no
-        ),
-        judged AS (
+        v_skipped := '{}';
+        v_failed := '{}';
+        FOR v_hit IN
+            SELECT e.to_no, count(*)::integer AS n, bool_or(e.from_no = ANY(p_failed)) AS failed
+            FROM orch.dag_edges AS e
+            WHERE e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.from_no = ANY(p_ended)
+            GROUP BY e.to_no ORDER BY e.to_no
+        LOOP
             SELECT
-                s.step_no, d.step_id, h.n, s.upstream_failed OR h.failed AS upstream_failed,
-                orch.verdict(s.waiting - h.n, s.upstream_failed OR h.failed, d.run_on, d.disabled, d.when_expr)
-                    AS verdict
-            FROM hits AS h
-            INNER JOIN orch.steps AS s ON s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = h.to_no
-            INNER JOIN orch.dag_steps AS d
-                ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = h.to_no
-            WHERE s.status = 'pending'
-        ),
-        told AS (
+                d.step_id, s.pool, s.attempt, s.waiting - v_hit.n AS waiting,
+                s.upstream_failed OR v_hit.failed AS upstream_failed,
+                orch.verdict(
+                    s.waiting - v_hit.n, s.upstream_failed OR v_hit.failed, d.run_on, d.disabled, d.when_expr
+                ) AS verdict
+            INTO v_step
+            FROM orch.steps AS s, orch.dag_steps AS d
+            WHERE
+                s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = v_hit.to_no AND s.status = 'pending'
+                AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = v_hit.to_no;
+            CONTINUE WHEN NOT FOUND;
+            v_status := orch.verdict_status(v_step.verdict);
             UPDATE orch.steps AS s
             SET
-                waiting = s.waiting - j.n,
-                upstream_failed = j.upstream_failed,
-                status = orch.verdict_status(j.verdict),
-                error_code = orch.verdict_error(j.verdict),
-                undecided_utc = CASE WHEN j.verdict = 'ask' THEN v_now END,
-                queued_utc = CASE WHEN j.verdict = 'unlock' THEN v_now END,
-                ended_utc = CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN v_now END,
-                outputs_hash = CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN orch.empty_outputs_hash() END
-            FROM judged AS j
-            WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = j.step_no AND s.status = 'pending'
-            RETURNING s.step_no, j.step_id, s.status, s.attempt, s.pool, j.verdict
-        )
-        SELECT
-            coalesce(
-                array_agg(
-                    (t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no
-                ) FILTER (WHERE t.status <> 'pending'), '{}'
-            ),
-            coalesce(bool_or(t.verdict = 'ask'), FALSE),
-            coalesce(array_agg(t.step_no) FILTER (WHERE t.verdict = 'UPSTREAM_FAILED'), '{}')
-        INTO v_wave, v_asked, v_failed
-        FROM told AS t;
-
-        changes := changes || v_wave;
-        undecided := undecided OR v_asked;
-        p_ended := ARRAY(SELECT c.step_no FROM unnest(v_wave) AS c WHERE c.status = 'skipped');
+                waiting = v_step.waiting,
+                upstream_failed = v_step.upstream_failed,
+                status = v_status,
+                error_code = orch.verdict_error(v_step.verdict),
+                undecided_utc = CASE WHEN v_step.verdict = 'ask' THEN v_now END,
+                queued_utc = CASE WHEN v_status = 'queued' THEN v_now END,
+                ended_utc = CASE WHEN v_status = 'skipped' THEN v_now END,
+                outputs_hash = CASE WHEN v_status = 'skipped' THEN orch.empty_outputs_hash() END
+            WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = v_hit.to_no;
+            IF v_status = 'pending' THEN
+                undecided := undecided OR v_step.verdict = 'ask';
+                CONTINUE;
+            END IF;
+            changes := array_append(
+                changes, (v_hit.to_no, v_step.step_id, v_status, v_step.attempt, v_step.pool)::orch.step_change
+            );
+            IF v_status = 'skipped' THEN
+                v_skipped := array_append(v_skipped, v_hit.to_no);
+                IF v_step.verdict = 'UPSTREAM_FAILED' THEN
+                    v_failed := array_append(v_failed, v_hit.to_no);
+                END IF;
+            END IF;
+        END LOOP;
+        p_ended := v_skipped;
         p_failed := v_failed;
     END LOOP;
 END;
@@ -258,11 +264,36 @@ $$;
 CREATE FUNCTION orch.ancestors(r orch.runs, p_refs integer []) RETURNS json
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT json_object_agg(d.step_id, json_build_object('status', s.status, 'outputs', coalesce(s.outputs, '{}')))
+    SELECT json_object_agg(a.step_id, json_build_object('status', a.status, 'outputs', coalesce(a.outputs, '{}')))
     FROM unnest(p_refs) AS ref (step_no)
-    INNER JOIN orch.steps AS s ON s.tenant = (r).tenant AND s.run_id = (r).run_id AND s.step_no = ref.step_no
-    INNER JOIN orch.dag_steps AS d
-        ON d.tenant = (r).tenant AND d.dag_version_id = (r).dag_version_id AND d.step_no = ref.step_no;
+    CROSS JOIN LATERAL (
+        SELECT d.step_id, s.status, s.outputs
+        FROM orch.steps AS s, orch.dag_steps AS d
+        WHERE
+            s.tenant = (r).tenant AND s.run_id = (r).run_id AND s.step_no = ref.step_no
+            AND d.tenant = (r).tenant AND d.dag_version_id = (r).dag_version_id AND d.step_no = ref.step_no
+        OFFSET 0
+    ) AS a;
+END;
+
+-- The changes that a set of steps went through, from the states that they are in now.
+CREATE FUNCTION orch.changes_of(r orch.runs, p_steps integer []) RETURNS orch.step_change []
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(
+        array_agg(
+            (c.step_no, c.step_id, c.status, c.attempt, c.pool)::orch.step_change ORDER BY c.step_no
+        ), '{}'
+    )
+    FROM unnest(p_steps) AS n (step_no)
+    CROSS JOIN LATERAL (
+        SELECT s.step_no, d.step_id, s.status, s.attempt, s.pool
+        FROM orch.steps AS s, orch.dag_steps AS d
+        WHERE
+            s.tenant = (r).tenant AND s.run_id = (r).run_id AND s.step_no = n.step_no
+            AND d.tenant = (r).tenant AND d.dag_version_id = (r).dag_version_id AND d.step_no = n.step_no
+        OFFSET 0
+    ) AS c;
 END;
 
 -- Finish a transition: settle the successors of what ended, hand one of the unlocked steps to the
@@ -500,6 +531,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
     v_now timestamptz := orch.utc_ms();
+    v_decided integer [];
     v_changes orch.step_change [];
     v_result orch.change;
 BEGIN
@@ -513,20 +545,17 @@ BEGIN
             ended_utc = CASE WHEN s.step_no = ANY(p_unlock) THEN NULL ELSE v_now END,
             error_code = CASE WHEN s.step_no = ANY(p_unlock) THEN NULL ELSE 'CONDITION_FALSE' END,
             outputs_hash = CASE WHEN s.step_no = ANY(p_unlock) THEN NULL ELSE orch.empty_outputs_hash() END
-        FROM orch.dag_steps AS d
         WHERE
             s.tenant = p_tenant AND s.run_id = p_run AND s.step_no = ANY(p_unlock || p_skip)
             AND s.status = 'pending' AND s.undecided_utc IS NOT NULL
-            AND d.tenant = p_tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
-        RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool
+        RETURNING s.step_no
     )
-    SELECT array_agg((t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no)
-    INTO v_changes
-    FROM decided AS t;
-    IF v_changes IS NULL THEN
+    SELECT array_agg(t.step_no) INTO v_decided FROM decided AS t;
+    IF v_decided IS NULL THEN
         v_result.accepted := FALSE;
         RETURN v_result;
     END IF;
+    v_changes := orch.changes_of(r, v_decided);
     RETURN orch.advance(r, v_changes, '{}', p_handoff_pools, p_worker, p_lease_ms);
 END;
 $$;
@@ -538,7 +567,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
     v_now timestamptz := orch.utc_ms();
-    v_changes orch.step_change [];
+    v_cancelled integer [];
 BEGIN
     SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
     IF NOT FOUND OR r.status <> 'running' OR r.cancel_requested_utc IS NOT NULL THEN
@@ -552,15 +581,10 @@ BEGIN
         SET
             status = 'cancelled', error_code = 'CANCELLED', error_message = NULL, ended_utc = v_now,
             sent_utc = NULL, due_utc = NULL, undecided_utc = NULL
-        FROM orch.dag_steps AS d
-        WHERE
-            s.tenant = p_tenant AND s.run_id = p_run AND s.status IN ('pending', 'queued', 'retrying')
-            AND d.tenant = p_tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
-        RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool
+        WHERE s.tenant = p_tenant AND s.run_id = p_run AND s.status IN ('pending', 'queued', 'retrying')
+        RETURNING s.step_no
     )
-    SELECT array_agg((t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no)
-    INTO v_changes
-    FROM cancelled AS t;
-    RETURN orch.record(r, 'run.updated', coalesce(v_changes, '{}'));
+    SELECT array_agg(t.step_no) INTO v_cancelled FROM cancelled AS t;
+    RETURN orch.record(r, 'run.updated', orch.changes_of(r, v_cancelled));
 END;
 $$;

@@ -7,6 +7,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
     v_due record;
+    v_woken integer [];
     v_changes orch.step_change [];
     v_status text;
 BEGIN
@@ -14,7 +15,7 @@ BEGIN
         SELECT d.tenant, d.run_id, array_agg(d.step_no ORDER BY d.step_no) AS step_nos
         FROM (
             SELECT s.tenant, s.run_id, s.step_no FROM orch.steps AS s
-            WHERE s.status = 'retrying' AND s.due_utc <= clock_timestamp()
+            WHERE s.due_utc <= clock_timestamp()
             ORDER BY s.due_utc LIMIT p_limit
         ) AS d
         GROUP BY d.tenant, d.run_id ORDER BY d.tenant, d.run_id
@@ -25,16 +26,14 @@ BEGIN
         WITH woken AS (
             UPDATE orch.steps AS s
             SET status = 'queued', due_utc = NULL, sent_utc = NULL, queued_utc = orch.utc_ms()
-            FROM orch.dag_steps AS d
             WHERE
                 s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = ANY(v_due.step_nos)
-                AND s.status = 'retrying' AND s.due_utc <= clock_timestamp()
-                AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
-            RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool
+                AND s.status = 'retrying'
+            RETURNING s.step_no
         )
-        SELECT array_agg((t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no)
-        INTO v_changes FROM woken AS t;
-        CONTINUE WHEN v_changes IS NULL;
+        SELECT array_agg(t.step_no) INTO v_woken FROM woken AS t;
+        CONTINUE WHEN v_woken IS NULL;
+        v_changes := orch.changes_of(r, v_woken);
         v_status := orch.record(r, NULL, v_changes);
         RETURN QUERY SELECT DISTINCT r.tenant::text, c.pool FROM unnest(v_changes) AS c;
     END LOOP;
@@ -57,7 +56,7 @@ DECLARE
 BEGIN
     FOR v_late IN
         SELECT s.tenant, s.run_id, s.step_no, s.attempt FROM orch.steps AS s
-        WHERE s.status = 'running' AND s.lease_until < clock_timestamp()
+        WHERE s.lease_until < clock_timestamp()
         ORDER BY s.lease_until LIMIT p_limit
     LOOP
         SELECT * INTO r FROM orch.runs AS q
@@ -162,7 +161,7 @@ BEGIN
         );
         RETURN QUERY
         WITH ready AS (
-            SELECT s.run_id, s.step_no FROM orch.steps AS s
+            SELECT s.ctid AS place FROM orch.steps AS s
             WHERE s.tenant = v_turn AND s.pool = p_pool AND s.status = 'queued' AND s.sent_utc IS NULL
             ORDER BY s.queued_utc, s.run_id, s.step_no
             LIMIT CASE WHEN v_sole THEN v_budget ELSE 1 END
@@ -170,7 +169,7 @@ BEGIN
         )
         UPDATE orch.steps AS s SET sent_utc = clock_timestamp()
         FROM ready AS p
-        WHERE s.tenant = v_turn AND s.run_id = p.run_id AND s.step_no = p.step_no
+        WHERE s.ctid = p.place
         RETURNING s.tenant::text, s.run_id, s.step_no;
         GET DIAGNOSTICS v_picked = ROW_COUNT;
         IF v_picked = 0 THEN

@@ -9,7 +9,7 @@ VALUES (
     %(tenant)s, %(dag_id)s, %(version)s, %(precedence)s, decode(%(spec_hash)s, 'hex'), %(step_count)s,
     %(metadata)s::json, %(definition)s::json, %(signature)s::json, %(created_by)s
 )
-ON CONFLICT (tenant, dag_id, version) DO NOTHING
+ON CONFLICT (tenant, dag_id, version) WHERE step_count > 0 DO NOTHING
 RETURNING dag_version_id;
 
 -- name: insert_steps
@@ -40,7 +40,7 @@ SELECT
     v.dag_id, v.version, encode(v.spec_hash, 'hex'), v.created_utc, v.created_by, v.disabled_utc,
     v.step_count, v.metadata, v.definition, v.signature
 FROM orch.dag_versions AS v
-WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s;
+WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s AND v.step_count > 0;
 
 -- name: list_versions
 -- Versions by DAG, newest first, after the last one seen.
@@ -49,7 +49,7 @@ SELECT
     v.step_count, v.metadata, NULL, v.signature
 FROM orch.dag_versions AS v
 WHERE
-    v.tenant = %(tenant)s
+    v.tenant = %(tenant)s AND v.step_count > 0
     AND (%(dag_id)s::text IS NULL OR v.dag_id = %(dag_id)s)
     AND (%(active)s::boolean IS NULL OR (v.disabled_utc IS NULL) = %(active)s)
     AND (
@@ -71,14 +71,14 @@ SET
         WHEN %(active)s THEN NULL
         ELSE coalesce(v.disabled_utc, date_trunc('milliseconds', clock_timestamp()))
     END
-WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s;
+WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s AND v.step_count > 0;
 
 -- name: find_startable
 -- The version that a run would use: the one named, or the highest active one.
 SELECT v.dag_version_id, v.version, encode(v.spec_hash, 'hex'), v.disabled_utc IS NULL, v.metadata -> 'inputsSchema'
 FROM orch.dag_versions AS v
 WHERE
-    v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s
+    v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.step_count > 0
     AND (%(version)s::text IS NULL OR v.version = %(version)s)
 ORDER BY (v.disabled_utc IS NULL) DESC, v.precedence DESC, v.version DESC
 LIMIT 1;

@@ -27,7 +27,7 @@ FROM (
     UNION ALL
     SELECT s.tenant, s.pool, 0, NULL, count(*)
     FROM orch.steps AS s
-    WHERE s.status = 'running' AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
+    WHERE s.lease_until IS NOT NULL AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
     GROUP BY s.tenant, s.pool
 ) AS q
 GROUP BY q.tenant, q.pool

@@ -11,7 +11,7 @@ SELECT q.tenant, q.pool, q.run_id, q.undecided FROM orch.rescue(%(limit)s, %(max
 -- name: resend
 -- Steps of a pool whose message is out for too long, marked as sent again.
 WITH late AS (
-    SELECT s.tenant, s.run_id, s.step_no FROM orch.steps AS s
+    SELECT s.ctid AS place FROM orch.steps AS s
     WHERE
         s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
         AND s.sent_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
@@ -21,7 +21,7 @@ WITH late AS (
 )
 UPDATE orch.steps AS s SET sent_utc = clock_timestamp()
 FROM late AS q
-WHERE s.tenant = q.tenant AND s.run_id = q.run_id AND s.step_no = q.step_no AND s.status = 'queued'
+WHERE s.ctid = q.place
 RETURNING s.tenant, s.run_id, s.step_no;
 
 -- name: count_sent
@@ -45,4 +45,4 @@ WHERE s.status = 'queued' AND s.sent_utc IS NULL;
 -- name: next_due_ms
 -- How long until the next retry is due.
 SELECT ceil(extract(EPOCH FROM min(s.due_utc) - clock_timestamp()) * 1000)::bigint
-FROM orch.steps AS s WHERE s.status = 'retrying';
+FROM orch.steps AS s WHERE s.due_utc IS NOT NULL;

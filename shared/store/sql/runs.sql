@@ -37,7 +37,7 @@ SELECT
     encode(r.ledger_head, 'hex'), r.seq
 FROM orch.runs AS r
 WHERE
-    r.tenant = %(tenant)s
+    r.tenant = %(tenant)s AND r.step_count > 0
     AND (%(dag_id)s::text IS NULL OR r.dag_id = %(dag_id)s)
     AND (%(status)s::text IS NULL OR r.status = %(status)s)
     AND (%(from_utc)s::timestamptz IS NULL OR r.started_utc >= %(from_utc)s)
