@@ -1,0 +1,54 @@
+# Everything runs from .venv, which `make setup` fills from requirements.lock.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock fmt lint type test bench up demo ci
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install the locked dependencies and `orch` into .venv (nothing to do when up to date).
+
+# The editable install builds with the setuptools of the lock: no second download, no other version.
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make setup PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: setup ## Resolve the dependencies anew (with the oldest Python that is supported).
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+		--no-emit-options --extra dev --output-file requirements.lock setup.cfg
+
+fmt: setup ## Format the code.
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+
+lint: setup ## Check style, SQL and the direction of imports.
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/sqlfluff lint --disable-progress-bar shared
+	$(BIN)/lint-imports --no-cache
+
+type: setup ## Check the types (mypy --strict).
+	$(BIN)/mypy
+
+test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themselves.
+	$(BIN)/python -m pytest
+
+bench: setup ## Measure the shapes of docs/benchmarks.md, against Celery's own canvas.
+	$(BIN)/python -m bench
+
+up: setup ## Start the whole stack in the foreground (data in .orch).
+	$(BIN)/orch up
+
+demo: setup ## Run the example from start to end on a stack of its own.
+	@$(BIN)/orch demo
+
+ci: lint type test ## What .ci/run runs.

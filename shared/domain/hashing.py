@@ -1,0 +1,80 @@
+"""Canonical JSON (RFC 8785) and SHA-256 over it: what is equal has one hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import rfc8785
+
+from shared.domain.models import Json, Sha256
+
+MAX_DEPTH = 100
+MAX_SAFE_INTEGER = 2**53 - 1
+
+_FIRST_REORDERED = "\ud800"
+"""From here on the order of UTF-16 code units, which RFC 8785 sorts by, is not that of code points."""
+
+
+class NotCanonical(ValueError):
+    """The value has no canonical form: no JSON, or JSON that two programs may read differently."""
+
+
+def canonical(value: Json) -> bytes:
+    """Give the one byte string that RFC 8785 has for ``value``.
+
+    Refused with ``NotCanonical``: NaN and infinities, integers beyond ``MAX_SAFE_INTEGER``,
+    lone surrogates, keys that are no text, more than ``MAX_DEPTH`` levels, other types.
+    """
+    try:
+        if _sorts_plainly(value):
+            return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # It asks for dict and list, which the walk has checked.
+    except UnicodeEncodeError:
+        raise NotCanonical("a text has half of a surrogate pair") from None
+    except (rfc8785.CanonicalizationError, OverflowError) as error:
+        raise NotCanonical(str(error)) from None
+
+
+def hash_json(value: Json) -> Sha256:
+    """Hash the canonical form of ``value``."""
+    return hash_bytes(canonical(value))
+
+
+def hash_bytes(data: bytes) -> Sha256:
+    """Hash ``data`` as it is."""
+    return Sha256(hashlib.sha256(data).hexdigest())
+
+
+def _sorts_plainly(root: Json) -> bool:
+    """Check ``root``, and tell whether the standard encoder writes its canonical form.
+
+    It does, and four times faster, unless there is a float (ECMAScript writes
+    them its own way) or a key whose place depends on the order of UTF-16.
+    """
+    plainly = True
+    level: list[Json] = [root]
+    for _ in range(MAX_DEPTH + 1):
+        if not level:
+            return plainly
+        deeper: list[Json] = []
+        for value in level:
+            if value is None or isinstance(value, (str, bool)):
+                continue
+            if isinstance(value, int):
+                if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
+                    raise NotCanonical("an integer is beyond 2^53 - 1")
+            elif isinstance(value, float):
+                plainly = False
+            elif isinstance(value, dict):
+                for key in value:
+                    if not isinstance(key, str):
+                        raise NotCanonical("a key is no text")
+                    plainly = plainly and (key.isascii() or max(key) < _FIRST_REORDERED)
+                deeper.extend(value.values())
+            elif isinstance(value, (list, tuple)):
+                deeper.extend(value)
+            else:
+                raise NotCanonical(f"{type(value).__name__} is no JSON type")
+        level = deeper
+    raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels")

@@ -1,0 +1,25 @@
+"""Names that are drawn, not given."""
+
+from __future__ import annotations
+
+import os
+import time
+from uuid import UUID
+
+from shared.domain.models import RunId
+
+_VERSION_7 = 0x7 << 76
+_VARIANT = 0b10 << 62
+
+
+def new_run_id() -> RunId:
+    """Draw a UUIDv7 (RFC 9562): 48 bits of Unix time in milliseconds, then 74 random bits.
+
+    The random bits come from the kernel at each call, so that processes that
+    were forked from one another cannot draw the same ones.
+    """
+    milliseconds = (time.time_ns() // 1_000_000) & ((1 << 48) - 1)
+    random = int.from_bytes(os.urandom(10), "big")
+    high = (random >> 62) & 0xFFF
+    low = random & ((1 << 62) - 1)
+    return RunId(UUID(int=milliseconds << 80 | _VERSION_7 | high << 64 | _VARIANT | low))

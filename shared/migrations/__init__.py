@@ -1,0 +1,62 @@
+"""The schema of the ledger: numbered migrations, plain SQL run by Alembic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg2
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from shared.errors import StoreUnavailable
+
+
+def _engine(url: str) -> Engine:
+    """Connect by a libpq URL, which may name a socket folder; SQLAlchemy's own URLs are not needed."""
+    return create_engine(
+        "postgresql+psycopg2://",
+        creator=lambda: psycopg2.connect(url, application_name="orch-migrate", connect_timeout=5),
+        poolclass=NullPool,
+    )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+def upgrade(url: str) -> None:
+    """Bring the database at ``url`` (a libpq URL of a role that may create schemas and roles) to the newest schema.
+
+    Safe to call from several processes at once: an advisory lock lets one through.
+    """
+    config = _config()
+    engine = _engine(url)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def check(url: str) -> list[str]:
+    """Say what keeps the database at ``url`` from serving this release; an empty list when nothing does."""
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"version_table_schema": "orch"})
+            current = context.get_current_revision()
+    except psycopg2.OperationalError as error:
+        raise StoreUnavailable("PostgreSQL is out of reach") from error
+    finally:
+        engine.dispose()
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if current == head:
+        return []
+    return [f"the schema is at {current or 'nothing'}, this release needs {head}: run `orch db upgrade`"]

@@ -1,0 +1,566 @@
+-- The transitions: one function a verb, one transaction, one round trip.
+-- Each takes the run's lock first, then its steps', is guarded by the state that it leaves
+-- (and, for a running step, by its attempt), and writes its events before it returns.
+
+CREATE TYPE orch.step_change AS (step_no integer, step_id text, status text, attempt integer, pool text);
+
+CREATE TYPE orch.claimed AS (
+    step_no integer, step_id text, attempt integer, tries integer,
+    dag_id text, dag_version text, trace_id text,
+    uses text, params json, when_expr text,
+    max_attempts integer, initial_delay_ms integer, max_delay_ms integer, multiplier double precision,
+    timeout_ms bigint, pool text, inputs json, ancestors json
+);
+
+CREATE TYPE orch.change AS (
+    accepted boolean, ready_pools text [], undecided boolean, run_status text, next orch.claimed
+);
+
+-- Times are kept in milliseconds, so that what the API shows is what is compared.
+CREATE FUNCTION orch.utc_ms() RETURNS timestamptz
+LANGUAGE sql VOLATILE
+RETURN date_trunc('milliseconds', clock_timestamp());
+
+-- SHA-256 of the canonical JSON of an empty object: the outputs of a skipped step.
+CREATE FUNCTION orch.empty_outputs_hash() RETURNS bytea
+LANGUAGE sql IMMUTABLE
+RETURN decode('44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a', 'hex');
+
+-- What happens to a pending step, given how many predecessors are open and whether one failed:
+-- 'wait', 'unlock', 'ask' (its when decides), or the error code of its skip.
+CREATE FUNCTION orch.verdict(
+    waiting integer, upstream_failed boolean, run_on text, disabled boolean, when_expr text
+) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN waiting > 0 THEN 'wait'
+    WHEN run_on = 'success' AND upstream_failed THEN 'UPSTREAM_FAILED'
+    WHEN run_on = 'failure' AND NOT upstream_failed THEN 'CONDITION_FALSE'
+    WHEN disabled THEN 'STEP_DISABLED'
+    WHEN when_expr IS NOT NULL THEN 'ask'
+    ELSE 'unlock'
+END;
+
+CREATE FUNCTION orch.verdict_status(verdict text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE verdict
+    WHEN 'wait' THEN 'pending' WHEN 'ask' THEN 'pending' WHEN 'unlock' THEN 'queued' ELSE 'skipped'
+END;
+
+CREATE FUNCTION orch.verdict_error(verdict text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN verdict NOT IN ('wait', 'ask', 'unlock') THEN verdict END;
+
+-- outputsHash of an ended run: over {specHash, inputsHash, steps} in topological order, as canonical JSON.
+CREATE FUNCTION orch.run_outputs_hash(r orch.runs) RETURNS bytea
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT sha256(convert_to(
+        '{"inputsHash":"' || encode((r).inputs_hash, 'hex')
+        || '","specHash":"' || encode(v.spec_hash, 'hex') || '","steps":['
+        || (
+            SELECT string_agg(
+                '["' || d.step_id || '","' || s.status || '",'
+                || coalesce('"' || encode(s.outputs_hash, 'hex') || '"', 'null') || ']',
+                ',' ORDER BY s.step_no
+            )
+            FROM orch.steps AS s
+            INNER JOIN orch.dag_steps AS d
+                ON d.tenant = s.tenant AND d.dag_version_id = (r).dag_version_id AND d.step_no = s.step_no
+            WHERE s.tenant = (r).tenant AND s.run_id = (r).run_id
+        )
+        || ']}', 'UTF8'
+    ))
+    FROM orch.dag_versions AS v
+    WHERE v.tenant = (r).tenant AND v.dag_version_id = (r).dag_version_id;
+END;
+
+-- Write the events of a transition, in order, and the run's row with them: the next seq, the head of
+-- the hash chain, the counts of open and failed steps, and the end of the run when no step is open.
+-- The caller holds the run's lock and passes its row; p_first is an event of the run to begin with.
+-- An event's line is canonical JSON: its values need no escaping, which CHECK constraints guarantee.
+CREATE FUNCTION orch.record(r orch.runs, p_first text, p_changes orch.step_change []) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    c orch.step_change;
+    v_now timestamptz := orch.utc_ms();
+    v_about text := '"dagId":"' || r.dag_id || '","runId":"' || r.run_id || '","seq":';
+    v_tail text := '"tenant":"' || r.tenant || '","timestamp":"'
+        || to_char(v_now AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+        || '","traceId":"' || r.trace_id || '","type":"';
+    v_seq integer := r.seq;
+    v_head bytea := r.ledger_head;
+    v_open integer := r.open_steps;
+    v_failed integer := r.failed_steps;
+    v_status text := r.status;
+    v_lines text [] := '{}';
+    v_hashes bytea [] := '{}';
+    v_line text;
+BEGIN
+    IF p_first IS NOT NULL THEN
+        v_seq := v_seq + 1;
+        v_line := '{' || v_about || v_seq || ',"status":"running",' || v_tail || p_first || '"}';
+        v_head := sha256(v_head || convert_to(v_line, 'UTF8'));
+        v_lines := array_append(v_lines, v_line);
+        v_hashes := array_append(v_hashes, v_head);
+    END IF;
+    FOREACH c IN ARRAY p_changes LOOP
+        v_seq := v_seq + 1;
+        v_line := '{"attempt":' || c.attempt || ',' || v_about || v_seq || ',"status":"running","stepId":"'
+            || c.step_id || '","stepStatus":"' || c.status || '",' || v_tail || 'step.updated"}';
+        v_head := sha256(v_head || convert_to(v_line, 'UTF8'));
+        v_lines := array_append(v_lines, v_line);
+        v_hashes := array_append(v_hashes, v_head);
+        IF c.status IN ('succeeded', 'failed', 'skipped', 'cancelled') THEN
+            v_open := v_open - 1;
+            IF c.status = 'failed' THEN
+                v_failed := v_failed + 1;
+            END IF;
+        END IF;
+    END LOOP;
+    IF v_open = 0 THEN
+        v_status := CASE
+            WHEN r.cancel_requested_utc IS NOT NULL THEN 'cancelled'
+            WHEN v_failed > 0 THEN 'failed'
+            ELSE 'completed'
+        END;
+        v_seq := v_seq + 1;
+        v_line := '{' || v_about || v_seq || ',"status":"' || v_status || '",' || v_tail || 'run.' || v_status || '"}';
+        v_head := sha256(v_head || convert_to(v_line, 'UTF8'));
+        v_lines := array_append(v_lines, v_line);
+        v_hashes := array_append(v_hashes, v_head);
+    END IF;
+    INSERT INTO orch.events (tenant, run_id, seq, line, hash)
+    SELECT r.tenant, r.run_id, r.seq + e.n, e.line, e.hash
+    FROM unnest(v_lines, v_hashes) WITH ORDINALITY AS e (line, hash, n);
+    IF v_status = 'running' THEN
+        UPDATE orch.runs
+        SET seq = v_seq, ledger_head = v_head, open_steps = v_open, failed_steps = v_failed
+        WHERE tenant = r.tenant AND run_id = r.run_id;
+    ELSE
+        UPDATE orch.runs
+        SET
+            seq = v_seq, ledger_head = v_head, open_steps = v_open, failed_steps = v_failed,
+            status = v_status, ended_utc = v_now, outputs_hash = orch.run_outputs_hash(r)
+        WHERE tenant = r.tenant AND run_id = r.run_id;
+    END IF;
+    RETURN v_status;
+END;
+$$;
+
+-- Tell the successors of ended steps, wave by wave: count down what they wait for, unlock or skip those
+-- that wait for nothing more, and go on with the skipped ones. p_ended are the ended steps; those of
+-- them that count as failed for their successors are in p_failed. Returns the changes in order.
+CREATE FUNCTION orch.settle(
+    r orch.runs, p_ended integer [], p_failed integer [], OUT changes orch.step_change [], OUT undecided boolean
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := orch.utc_ms();
+    v_wave orch.step_change [];
+    v_asked boolean;
+    v_failed integer [];
+BEGIN
+    changes := '{}';
+    undecided := FALSE;
+    WHILE cardinality(p_ended) > 0 LOOP
+        WITH hits AS (
+            SELECT e.to_no, count(*)::integer AS n, bool_or(w.step_no = ANY(p_failed)) AS failed
+            FROM unnest(p_ended) AS w (step_no)
+            INNER JOIN orch.dag_edges AS e
+                ON e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.from_no = w.step_no
+            GROUP BY e.to_no
+        ),
+        judged AS (
+            SELECT
+                s.step_no, d.step_id, h.n, s.upstream_failed OR h.failed AS upstream_failed,
+                orch.verdict(s.waiting - h.n, s.upstream_failed OR h.failed, d.run_on, d.disabled, d.when_expr)
+                    AS verdict
+            FROM hits AS h
+            INNER JOIN orch.steps AS s ON s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = h.to_no
+            INNER JOIN orch.dag_steps AS d
+                ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = h.to_no
+            WHERE s.status = 'pending'
+        ),
+        told AS (
+            UPDATE orch.steps AS s
+            SET
+                waiting = s.waiting - j.n,
+                upstream_failed = j.upstream_failed,
+                status = orch.verdict_status(j.verdict),
+                error_code = orch.verdict_error(j.verdict),
+                undecided_utc = CASE WHEN j.verdict = 'ask' THEN v_now END,
+                queued_utc = CASE WHEN j.verdict = 'unlock' THEN v_now END,
+                ended_utc = CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN v_now END,
+                outputs_hash = CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN orch.empty_outputs_hash() END
+            FROM judged AS j
+            WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = j.step_no AND s.status = 'pending'
+            RETURNING s.step_no, j.step_id, s.status, s.attempt, s.pool, j.verdict
+        )
+        SELECT
+            coalesce(
+                array_agg(
+                    (t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no
+                ) FILTER (WHERE t.status <> 'pending'), '{}'
+            ),
+            coalesce(bool_or(t.verdict = 'ask'), FALSE),
+            coalesce(array_agg(t.step_no) FILTER (WHERE t.verdict = 'UPSTREAM_FAILED'), '{}')
+        INTO v_wave, v_asked, v_failed
+        FROM told AS t;
+
+        changes := changes || v_wave;
+        undecided := undecided OR v_asked;
+        p_ended := ARRAY(SELECT c.step_no FROM unnest(v_wave) AS c WHERE c.status = 'skipped');
+        p_failed := v_failed;
+    END LOOP;
+END;
+$$;
+
+-- Take a queued step for one attempt. The caller holds the run's lock. No row: it was not queued.
+CREATE FUNCTION orch.take(r orch.runs, p_step integer, p_worker text, p_lease_ms integer) RETURNS orch.claimed
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := orch.utc_ms();
+    v_claimed orch.claimed;
+BEGIN
+    WITH taken AS (
+        UPDATE orch.steps AS s
+        SET
+            status = 'running', attempt = s.attempt + 1, worker_id = p_worker,
+            lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0),
+            started_utc = coalesce(s.started_utc, v_now), sent_utc = NULL
+        WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = p_step AND s.status = 'queued'
+        RETURNING s.attempt, s.attempt - s.lost - s.released AS tries
+    ),
+    begun AS (
+        INSERT INTO orch.attempts (tenant, run_id, step_no, attempt, status, worker_id, started_utc)
+        SELECT r.tenant, r.run_id, p_step, t.attempt, 'running', p_worker, v_now
+        FROM taken AS t
+    )
+    SELECT
+        p_step, d.step_id, t.attempt, t.tries, r.dag_id, r.dag_version, r.trace_id,
+        d.uses, d.params, d.when_expr, d.max_attempts, d.initial_delay_ms, d.max_delay_ms, d.multiplier,
+        d.timeout_ms, d.pool,
+        CASE
+            WHEN d.reads_inputs
+                THEN (SELECT i.inputs FROM orch.run_inputs AS i WHERE i.tenant = r.tenant AND i.run_id = r.run_id)
+        END,
+        CASE WHEN cardinality(d.refs) > 0 THEN orch.ancestors(r, d.refs) END
+    INTO v_claimed
+    FROM taken AS t
+    INNER JOIN orch.dag_steps AS d
+        ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = p_step;
+    RETURN v_claimed;
+END;
+$$;
+
+-- What expressions may see of ancestors: {"<step id>": {"status": ..., "outputs": {...}}}.
+CREATE FUNCTION orch.ancestors(r orch.runs, p_refs integer []) RETURNS json
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT json_object_agg(d.step_id, json_build_object('status', s.status, 'outputs', coalesce(s.outputs, '{}')))
+    FROM unnest(p_refs) AS ref (step_no)
+    INNER JOIN orch.steps AS s ON s.tenant = (r).tenant AND s.run_id = (r).run_id AND s.step_no = ref.step_no
+    INNER JOIN orch.dag_steps AS d
+        ON d.tenant = (r).tenant AND d.dag_version_id = (r).dag_version_id AND d.step_no = ref.step_no;
+END;
+
+-- Finish a transition: settle the successors of what ended, hand one of the unlocked steps to the
+-- worker when it asks for that, and record all of it.
+CREATE FUNCTION orch.advance(
+    r orch.runs, p_changes orch.step_change [], p_failed integer [],
+    p_handoff_pools text [], p_worker text, p_lease_ms integer
+) RETURNS orch.change
+LANGUAGE plpgsql AS $$
+DECLARE
+    c orch.step_change;
+    v_settled record;
+    v_changes orch.step_change [] := p_changes;
+    v_next orch.claimed;
+    v_result orch.change;
+BEGIN
+    SELECT * INTO v_settled FROM orch.settle(
+        r,
+        ARRAY(
+            SELECT p.step_no FROM unnest(p_changes) AS p
+            WHERE p.status IN ('succeeded', 'failed', 'skipped', 'cancelled')
+        ),
+        p_failed
+    );
+    v_changes := v_changes || v_settled.changes;
+    IF cardinality(p_handoff_pools) > 0 THEN
+        SELECT p.* INTO c FROM unnest(v_changes) AS p
+        WHERE p.status = 'queued' AND p.pool = ANY(p_handoff_pools)
+        ORDER BY p.step_no LIMIT 1;
+        IF FOUND THEN
+            v_next := orch.take(r, c.step_no, p_worker, p_lease_ms);
+            v_changes := array_append(
+                v_changes, (c.step_no, c.step_id, 'running', v_next.attempt, c.pool)::orch.step_change
+            );
+        END IF;
+    END IF;
+    v_result.accepted := TRUE;
+    v_result.ready_pools := ARRAY(
+        SELECT DISTINCT p.pool FROM unnest(v_changes) AS p
+        WHERE p.status = 'queued' AND p.step_no IS DISTINCT FROM v_next.step_no
+    );
+    v_result.undecided := v_settled.undecided;
+    v_result.run_status := orch.record(r, NULL, v_changes);
+    v_result.next := v_next;
+    RETURN v_result;
+END;
+$$;
+
+-- Start a run of a version that the caller has looked up. Returns NULL when the run token is taken.
+CREATE FUNCTION orch.start_run(
+    p_tenant text, p_run uuid, p_dag_version_id bigint, p_inputs json, p_inputs_hash bytea,
+    p_token text, p_trace text, p_by text
+) RETURNS orch.change
+LANGUAGE plpgsql AS $$
+DECLARE
+    r orch.runs;
+    v_now timestamptz := orch.utc_ms();
+    v_roots orch.step_change [];
+    v_undecided boolean;
+    v_failed integer [];
+    v_settled record;
+    v_result orch.change;
+BEGIN
+    INSERT INTO orch.runs (
+        tenant, run_id, dag_version_id, dag_id, dag_version, status, trace_id, run_token,
+        inputs_hash, created_by, started_utc, step_count, open_steps
+    )
+    SELECT
+        p_tenant, p_run, v.dag_version_id, v.dag_id, v.version, 'running', p_trace, p_token,
+        p_inputs_hash, p_by, v_now, v.step_count, v.step_count
+    FROM orch.dag_versions AS v
+    WHERE v.tenant = p_tenant AND v.dag_version_id = p_dag_version_id
+    ON CONFLICT (tenant, run_token) WHERE run_token IS NOT NULL DO NOTHING
+    RETURNING * INTO r;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO orch.run_inputs (tenant, run_id, inputs) VALUES (p_tenant, p_run, p_inputs);
+    WITH judged AS (
+        SELECT d.*, orch.verdict(d.predecessors, FALSE, d.run_on, d.disabled, d.when_expr) AS verdict
+        FROM orch.dag_steps AS d
+        WHERE d.tenant = p_tenant AND d.dag_version_id = p_dag_version_id
+    ),
+    created AS (
+        INSERT INTO orch.steps (
+            tenant, run_id, step_no, pool, waiting, status, error_code,
+            undecided_utc, queued_utc, ended_utc, outputs_hash
+        )
+        SELECT
+            p_tenant, p_run, j.step_no, j.pool, j.predecessors,
+            orch.verdict_status(j.verdict), orch.verdict_error(j.verdict),
+            CASE WHEN j.verdict = 'ask' THEN v_now END,
+            CASE WHEN j.verdict = 'unlock' THEN v_now END,
+            CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN v_now END,
+            CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN orch.empty_outputs_hash() END
+        FROM judged AS j
+        ORDER BY j.step_no
+    )
+    SELECT
+        array_agg(
+            (j.step_no, j.step_id, orch.verdict_status(j.verdict), 0, j.pool)::orch.step_change
+            ORDER BY j.step_no
+        ) FILTER (WHERE j.verdict <> 'ask'),
+        bool_or(j.verdict = 'ask')
+    INTO v_roots, v_undecided
+    FROM judged AS j
+    WHERE j.verdict <> 'wait';
+
+    v_roots := coalesce(v_roots, '{}');
+    SELECT * INTO v_settled FROM orch.settle(
+        r, ARRAY(SELECT p.step_no FROM unnest(v_roots) AS p WHERE p.status = 'skipped'), '{}'
+    );
+    v_roots := v_roots || v_settled.changes;
+    v_result.accepted := TRUE;
+    v_result.ready_pools := ARRAY(SELECT DISTINCT p.pool FROM unnest(v_roots) AS p WHERE p.status = 'queued');
+    v_result.undecided := v_undecided OR v_settled.undecided;
+    v_result.run_status := orch.record(r, 'run.started', v_roots);
+    RETURN v_result;
+END;
+$$;
+
+-- Take a queued step for one attempt, unless a cancellation of its run was requested.
+CREATE FUNCTION orch.claim(
+    p_tenant text, p_run uuid, p_step integer, p_worker text, p_lease_ms integer
+) RETURNS orch.claimed
+LANGUAGE plpgsql AS $$
+DECLARE
+    r orch.runs;
+    v_claimed orch.claimed;
+    v_status text;
+BEGIN
+    SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    IF NOT FOUND OR r.status <> 'running' OR r.cancel_requested_utc IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    v_claimed := orch.take(r, p_step, p_worker, p_lease_ms);
+    IF v_claimed.step_no IS NOT NULL THEN
+        v_status := orch.record(
+            r, NULL,
+            ARRAY[
+                (p_step, v_claimed.step_id, 'running', v_claimed.attempt, v_claimed.pool)::orch.step_change
+            ]
+        );
+    END IF;
+    RETURN v_claimed;
+END;
+$$;
+
+-- Take note of how an attempt ended: succeed, fail, retry_later, cancel or release, by p_ending =
+-- 'succeeded', 'failed', 'retrying', 'cancelled' or 'released'. Only the attempt that holds the step may.
+-- In a run that is being cancelled no step waits: retrying and released become cancelled.
+CREATE FUNCTION orch.complete(
+    p_tenant text, p_run uuid, p_step integer, p_attempt integer, p_ending text,
+    p_outputs json, p_outputs_hash bytea, p_inputs_hash bytea, p_error_code text, p_error_message text,
+    p_delay_ms bigint, p_logs_ref bytea, p_artifacts json,
+    p_handoff_pools text [], p_worker text, p_lease_ms integer
+) RETURNS orch.change
+LANGUAGE plpgsql AS $$
+DECLARE
+    r orch.runs;
+    v_now timestamptz := orch.utc_ms();
+    v_status text := p_ending;
+    v_step orch.step_change;
+    v_result orch.change;
+BEGIN
+    SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    IF p_ending IN ('retrying', 'released') THEN
+        v_status := CASE
+            WHEN r.cancel_requested_utc IS NOT NULL THEN 'cancelled'
+            WHEN p_ending = 'released' THEN 'queued'
+            ELSE 'retrying'
+        END;
+    END IF;
+    UPDATE orch.steps AS s
+    SET
+        status = v_status, lease_until = NULL, worker_id = NULL,
+        released = s.released + (p_ending = 'released')::integer,
+        queued_utc = CASE WHEN v_status = 'queued' THEN v_now ELSE s.queued_utc END,
+        due_utc = CASE
+            WHEN v_status = 'retrying' THEN clock_timestamp() + make_interval(secs => p_delay_ms / 1000.0)
+        END,
+        ended_utc = CASE WHEN v_status IN ('succeeded', 'failed', 'cancelled') THEN v_now END,
+        error_code = CASE WHEN v_status = 'cancelled' THEN 'CANCELLED' ELSE p_error_code END,
+        error_message = p_error_message,
+        inputs_hash = coalesce(p_inputs_hash, s.inputs_hash),
+        outputs = p_outputs, outputs_hash = p_outputs_hash
+    FROM orch.dag_steps AS d
+    WHERE
+        s.tenant = p_tenant AND s.run_id = p_run AND s.step_no = p_step
+        AND s.status = 'running' AND s.attempt = p_attempt
+        AND d.tenant = p_tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = p_step
+    RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool INTO v_step;
+    IF NOT FOUND THEN
+        v_result.accepted := FALSE;
+        RETURN v_result;
+    END IF;
+    UPDATE orch.attempts
+    SET
+        status = CASE p_ending WHEN 'retrying' THEN 'failed' ELSE p_ending END,
+        ended_utc = v_now, error_code = p_error_code, error_message = p_error_message,
+        logs_ref = p_logs_ref, outputs_hash = p_outputs_hash
+    WHERE tenant = p_tenant AND run_id = p_run AND step_no = p_step AND attempt = p_attempt;
+    IF p_artifacts IS NOT NULL THEN
+        PERFORM orch.own_artifacts(p_tenant, p_run, p_step, p_attempt, p_artifacts);
+    END IF;
+    RETURN orch.advance(
+        r, ARRAY[v_step], CASE WHEN v_status = 'failed' THEN ARRAY[p_step] ELSE '{}' END,
+        CASE WHEN r.cancel_requested_utc IS NULL AND v_status <> 'queued' THEN p_handoff_pools END,
+        p_worker, p_lease_ms
+    );
+END;
+$$;
+
+-- Note which bytes an attempt wrote: the tenant owns them from now on.
+CREATE FUNCTION orch.own_artifacts(
+    p_tenant text, p_run uuid, p_step integer, p_attempt integer, p_artifacts json
+) RETURNS void
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    INSERT INTO orch.artifacts (tenant, sha256, size_bytes, content_type)
+    SELECT DISTINCT ON (a.sha256) p_tenant, decode(a.sha256, 'hex'), a.size_bytes, a.content_type
+    FROM json_to_recordset(p_artifacts) AS a (name text, sha256 text, size_bytes bigint, content_type text)
+    ON CONFLICT (tenant, sha256) DO NOTHING;
+    INSERT INTO orch.artifact_refs (tenant, run_id, step_no, attempt, name, sha256)
+    SELECT p_tenant, p_run, p_step, p_attempt, a.name, decode(a.sha256, 'hex')
+    FROM json_to_recordset(p_artifacts) AS a (name text, sha256 text, size_bytes bigint, content_type text);
+END;
+
+-- Decide steps whose predecessors have ended, by what their when said: p_unlock run, p_skip do not.
+CREATE FUNCTION orch.decide(
+    p_tenant text, p_run uuid, p_unlock integer [], p_skip integer [],
+    p_handoff_pools text [], p_worker text, p_lease_ms integer
+) RETURNS orch.change
+LANGUAGE plpgsql AS $$
+DECLARE
+    r orch.runs;
+    v_now timestamptz := orch.utc_ms();
+    v_changes orch.step_change [];
+    v_result orch.change;
+BEGIN
+    SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    WITH decided AS (
+        UPDATE orch.steps AS s
+        SET
+            undecided_utc = NULL,
+            status = CASE WHEN s.step_no = ANY(p_unlock) THEN 'queued' ELSE 'skipped' END,
+            queued_utc = CASE WHEN s.step_no = ANY(p_unlock) THEN v_now END,
+            ended_utc = CASE WHEN s.step_no = ANY(p_unlock) THEN NULL ELSE v_now END,
+            error_code = CASE WHEN s.step_no = ANY(p_unlock) THEN NULL ELSE 'CONDITION_FALSE' END,
+            outputs_hash = CASE WHEN s.step_no = ANY(p_unlock) THEN NULL ELSE orch.empty_outputs_hash() END
+        FROM orch.dag_steps AS d
+        WHERE
+            s.tenant = p_tenant AND s.run_id = p_run AND s.step_no = ANY(p_unlock || p_skip)
+            AND s.status = 'pending' AND s.undecided_utc IS NOT NULL
+            AND d.tenant = p_tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
+        RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool
+    )
+    SELECT array_agg((t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no)
+    INTO v_changes
+    FROM decided AS t;
+    IF v_changes IS NULL THEN
+        v_result.accepted := FALSE;
+        RETURN v_result;
+    END IF;
+    RETURN orch.advance(r, v_changes, '{}', p_handoff_pools, p_worker, p_lease_ms);
+END;
+$$;
+
+-- Request the cancellation of a run and cancel what has not begun. Returns the run's status;
+-- NULL: no such run. The steps that run are told to stop when their worker renews its leases.
+CREATE FUNCTION orch.cancel_run(p_tenant text, p_run uuid, p_reason text) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    r orch.runs;
+    v_now timestamptz := orch.utc_ms();
+    v_changes orch.step_change [];
+BEGIN
+    SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    IF NOT FOUND OR r.status <> 'running' OR r.cancel_requested_utc IS NOT NULL THEN
+        RETURN r.status;
+    END IF;
+    UPDATE orch.runs SET cancel_requested_utc = v_now, cancel_reason = p_reason
+    WHERE tenant = p_tenant AND run_id = p_run
+    RETURNING * INTO r;
+    WITH cancelled AS (
+        UPDATE orch.steps AS s
+        SET
+            status = 'cancelled', error_code = 'CANCELLED', error_message = NULL, ended_utc = v_now,
+            sent_utc = NULL, due_utc = NULL, undecided_utc = NULL
+        FROM orch.dag_steps AS d
+        WHERE
+            s.tenant = p_tenant AND s.run_id = p_run AND s.status IN ('pending', 'queued', 'retrying')
+            AND d.tenant = p_tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
+        RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool
+    )
+    SELECT array_agg((t.step_no, t.step_id, t.status, t.attempt, t.pool)::orch.step_change ORDER BY t.step_no)
+    INTO v_changes
+    FROM cancelled AS t;
+    RETURN orch.record(r, 'run.updated', coalesce(v_changes, '{}'));
+END;
+$$;

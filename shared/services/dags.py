@@ -1,0 +1,65 @@
+"""Publish, read, enable and disable DAG versions."""
+
+from __future__ import annotations
+
+from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, TenantId
+from shared.errors import DagNotFound, DagVersionConflict
+from shared.store import dags as store
+from shared.store.db import Cursor, Database
+
+
+def publish(
+    db: Database, tenant: TenantId, spec: DagSpec, *, signature: JsonObject | None, created_by: str
+) -> tuple[DagVersion, bool]:
+    """Record a version; the flag tells whether it is new.
+
+    A version never changes: the same definition again changes nothing, another
+    one raises :class:`DagVersionConflict`.
+    """
+    with db.transaction(tenant) as cur:
+        dag_version_id = store.insert_version(cur, tenant, spec, signature=signature, created_by=created_by)
+        if dag_version_id is not None:
+            store.insert_steps(cur, tenant, dag_version_id, spec)
+            if spec.edges:
+                store.insert_edges(cur, tenant, dag_version_id, spec)
+        recorded = _get(cur, tenant, spec.dag_id, spec.version)
+    if recorded.spec_hash != spec.spec_hash:
+        raise DagVersionConflict(f"{spec.dag_id} {spec.version} exists with another definition")
+    return recorded, dag_version_id is not None
+
+
+def get(db: Database, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion:
+    """Read one version with its definition, or raise :class:`DagNotFound`."""
+    with db.statement(tenant) as cur:
+        return _get(cur, tenant, dag_id, version)
+
+
+def list_page(
+    db: Database,
+    tenant: TenantId,
+    *,
+    dag_id: DagId | None,
+    active: bool | None,
+    after: tuple[str, str, str] | None,
+    limit: int,
+) -> list[DagVersion]:
+    """Read a page of versions without definitions, by DAG, newest version first.
+
+    ``after`` is (dag_id, precedence, version) of the last one seen.
+    """
+    with db.statement(tenant) as cur:
+        return store.list_versions(cur, tenant, dag_id=dag_id, active=active, after=after, limit=limit)
+
+
+def set_active(db: Database, tenant: TenantId, dag_id: DagId, version: str, *, active: bool) -> DagVersion:
+    """Enable or disable a version for new runs; idempotent."""
+    with db.transaction(tenant) as cur:
+        store.set_active(cur, tenant, dag_id, version, active=active)
+        return _get(cur, tenant, dag_id, version)
+
+
+def _get(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion:
+    found = store.get_version(cur, tenant, dag_id, version)
+    if found is None:
+        raise DagNotFound(f"no version {version} of {dag_id}")
+    return found

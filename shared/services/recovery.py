@@ -1,0 +1,68 @@
+"""The verbs of the sweeper: idempotent, any number at once, each batch small."""
+
+from __future__ import annotations
+
+from shared.domain.models import RunId, TenantId
+from shared.domain.states import MAX_LOST_ATTEMPTS
+from shared.store import recovery as store
+from shared.store.db import Database
+from shared.store.recovery import Backlog, Doorbell, Rescued
+
+__all__ = [
+    "Backlog",
+    "Doorbell",
+    "Rescued",
+    "backlogs",
+    "count_sent",
+    "next_due_ms",
+    "rescue",
+    "resend",
+    "undecided_runs",
+    "wake",
+]
+
+
+def wake(db: Database, *, limit: int) -> frozenset[Backlog]:
+    """Queue retries that are due."""
+    with db.statement(None) as cur:
+        return store.wake(cur, limit=limit)
+
+
+def rescue(db: Database, *, limit: int) -> Rescued:
+    """Queue steps again whose lease ran out, or fail them after too many lost attempts."""
+    with db.statement(None) as cur:
+        return store.rescue(cur, limit=limit, max_lost=MAX_LOST_ATTEMPTS)
+
+
+def count_sent(db: Database, pool: str) -> int:
+    """Count the messages of a pool that are out by the ledger."""
+    with db.statement(None) as cur:
+        return store.count_sent(cur, pool)
+
+
+def resend(db: Database, pool: str, *, older_than_ms: int, limit: int) -> list[Doorbell]:
+    """Mark messages as sent again that have been out for longer; the caller sends them.
+
+    Call it only when Redis holds fewer messages of the pool than the ledger counts:
+    one that merely waits for a free slot must not be doubled every few seconds.
+    """
+    with db.statement(None) as cur:
+        return store.resend(cur, pool, older_than_ms=older_than_ms, limit=limit)
+
+
+def undecided_runs(db: Database, *, older_than_ms: int, limit: int) -> list[tuple[TenantId, RunId]]:
+    """List runs in which a step has waited longer for its ``when`` to be evaluated."""
+    with db.statement(None) as cur:
+        return store.undecided_runs(cur, older_than_ms=older_than_ms, limit=limit)
+
+
+def backlogs(db: Database) -> frozenset[Backlog]:
+    """List every tenant and pool with ready steps that no message is out for."""
+    with db.statement(None) as cur:
+        return store.backlogs(cur)
+
+
+def next_due_ms(db: Database) -> int | None:
+    """Tell in how many milliseconds the next retry is due; ``None`` without one."""
+    with db.statement(None) as cur:
+        return store.next_due_ms(cur)

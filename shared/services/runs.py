@@ -1,0 +1,137 @@
+"""Start, read, list and cancel runs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from shared.domain.hashing import hash_json
+from shared.domain.inputs import check_inputs
+from shared.domain.models import Change, DagId, JsonObject, Run, RunId, Sha256, Step, TenantId
+from shared.domain.states import RunStatus
+from shared.errors import DagDisabled, DagNotFound, RunAlreadyFinished, RunNotFound, RunTokenConflict
+from shared.ids import new_run_id
+from shared.store import dags, steps
+from shared.store import runs as store
+from shared.store.dags import Startable
+from shared.store.db import Cursor, Database
+
+_MAX_STEPS = 10_000
+
+
+def start(
+    db: Database,
+    tenant: TenantId,
+    *,
+    dag_id: DagId,
+    version: str | None,
+    inputs: JsonObject,
+    run_token: str | None,
+    trace_id: str,
+    created_by: str,
+) -> tuple[Run, bool, Change]:
+    """Start a run of a version (the highest active one, if none is named).
+
+    A run token makes this idempotent for good: the first start with it makes the
+    run, all others get that run and ``False``, however many come at once. With
+    another DAG or other inputs they get :class:`RunTokenConflict`.
+    """
+    inputs_hash = hash_json(inputs)
+    with db.transaction(tenant) as cur:
+        if run_token is not None:
+            first = store.get_by_token(cur, tenant, run_token)
+            if first is not None:
+                return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
+        chosen = _startable(cur, tenant, dag_id, version)
+        if chosen.inputs_schema is not None:
+            check_inputs(chosen.inputs_schema, inputs)
+        run_id = new_run_id()
+        change = store.start(
+            cur,
+            tenant,
+            run_id,
+            dag_version_id=chosen.dag_version_id,
+            inputs=inputs,
+            inputs_hash=inputs_hash,
+            run_token=run_token,
+            trace_id=trace_id,
+            created_by=created_by,
+        )
+        if change is not None:
+            return _get(cur, tenant, run_id), True, change
+        # Another start with this token committed in between; it is visible now.
+        first = store.get_by_token(cur, tenant, run_token or "")
+        if first is None:
+            raise RunTokenConflict("the run token is in use")
+        return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
+
+
+def _startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | None) -> Startable:
+    found = dags.find_startable(cur, tenant, dag_id, version)
+    if found is None:
+        named = f"version {version} of {dag_id}" if version else f"DAG {dag_id}"
+        raise DagNotFound(f"no {named}")
+    if not found.active:
+        raise DagDisabled(
+            f"version {version} of {dag_id} is disabled" if version else f"all versions of {dag_id} are disabled"
+        )
+    return found
+
+
+def _replay(first: Run, dag_id: DagId, inputs_hash: Sha256) -> Run:
+    if first.dag_id != dag_id or first.inputs_hash != inputs_hash:
+        raise RunTokenConflict(f"the run token belongs to run {first.run_id}, of another DAG or other inputs")
+    return first
+
+
+def get(db: Database, tenant: TenantId, run_id: RunId) -> Run:
+    """Read one run, or raise :class:`RunNotFound`."""
+    with db.statement(tenant) as cur:
+        return _get(cur, tenant, run_id)
+
+
+def get_with_steps(db: Database, tenant: TenantId, run_id: RunId) -> tuple[Run, list[Step]]:
+    """Read a run and all its steps, as of about one moment."""
+    with db.transaction(tenant) as cur:
+        # The run first: its steps are then at least as far as it says.
+        run = _get(cur, tenant, run_id)
+        return run, steps.list_steps(cur, tenant, run_id, after_no=-1, limit=_MAX_STEPS)
+
+
+def list_page(
+    db: Database,
+    tenant: TenantId,
+    *,
+    dag_id: DagId | None,
+    status: RunStatus | None,
+    from_utc: datetime | None,
+    to_utc: datetime | None,
+    after: tuple[datetime, RunId] | None,
+    limit: int,
+) -> list[Run]:
+    """Read a page of runs by start, newest first, then by id; ``from_utc`` inclusive, ``to_utc`` exclusive."""
+    with db.statement(tenant) as cur:
+        return store.list_runs(
+            cur, tenant, dag_id=dag_id, status=status, from_utc=from_utc, to_utc=to_utc, after=after, limit=limit
+        )
+
+
+def cancel(db: Database, tenant: TenantId, run_id: RunId, *, reason: str | None) -> tuple[Run, Change]:
+    """Request a cancellation: what has not begun is cancelled at once, what runs is told to stop.
+
+    Idempotent. Raises :class:`RunNotFound`, and :class:`RunAlreadyFinished` for a
+    run that completed or failed.
+    """
+    with db.transaction(tenant) as cur:
+        status = store.cancel(cur, tenant, run_id, reason)
+        if status is None:
+            raise RunNotFound(f"no run {run_id}")
+        if status in (RunStatus.COMPLETED, RunStatus.FAILED):
+            raise RunAlreadyFinished(f"run {run_id} has {status}")
+        return _get(cur, tenant, run_id), Change(accepted=True, run_ended=status.is_terminal)
+
+
+def _get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run:
+    found = store.get(cur, tenant, run_id)
+    if found is None:
+        raise RunNotFound(f"no run {run_id}")
+    return found

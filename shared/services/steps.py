@@ -1,0 +1,29 @@
+"""Read the steps of a run."""
+
+from __future__ import annotations
+
+from shared.domain.models import Attempt, RunId, Step, StepId, TenantId
+from shared.errors import RunNotFound, StepNotFound
+from shared.store import runs
+from shared.store import steps as store
+from shared.store.db import Database
+
+
+def list_page(db: Database, tenant: TenantId, run_id: RunId, *, after_no: int, limit: int) -> list[Step]:
+    """Read a page of steps in topological order, after ``step_no`` ``after_no`` (-1: from the first)."""
+    with db.transaction(tenant) as cur:
+        found = store.list_steps(cur, tenant, run_id, after_no=after_no, limit=limit)
+        if not found and runs.get(cur, tenant, run_id) is None:
+            raise RunNotFound(f"no run {run_id}")
+        return found
+
+
+def get(db: Database, tenant: TenantId, run_id: RunId, step_id: StepId) -> tuple[Step, list[Attempt]]:
+    """Read a step and its attempts; raises :class:`RunNotFound` or :class:`StepNotFound`."""
+    with db.transaction(tenant) as cur:
+        step = store.get_step(cur, tenant, run_id, step_id)
+        if step is None:
+            if runs.get(cur, tenant, run_id) is None:
+                raise RunNotFound(f"no run {run_id}")
+            raise StepNotFound(f"run {run_id} has no step {step_id}")
+        return step, store.list_attempts(cur, tenant, run_id, step.step_no)

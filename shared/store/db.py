@@ -1,0 +1,189 @@
+"""Connections to PostgreSQL, and the only two ways to use one: a statement, or a transaction.
+
+Connections are in autocommit. ``statement`` sends the tenant and one query in one
+message, which PostgreSQL runs as one transaction: one round trip. ``transaction``
+opens with its first query and commits at the end of the block.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import psycopg2
+import psycopg2.errors
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as PgCursor
+
+from shared.domain.models import TenantId
+from shared.errors import StoreUnavailable
+
+Role = Literal["orch_api", "orch_service"]
+Row = tuple[Any, ...]
+"""As the driver returns it; the functions beside the SQL files give it its types."""
+
+_OUT_OF_REACH = (
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    psycopg2.errors.QueryCanceled,
+    psycopg2.errors.LockNotAvailable,
+)
+
+# Every query of the ledger goes by a key, on tables of any size: without statistics (a fresh
+# installation) the planner would otherwise scan, and keep that plan for the connection's life.
+_SESSION = (
+    "-c role={role} -c jit=off -c plan_cache_mode=force_generic_plan"
+    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    " -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s"
+)
+
+
+class Cursor(Protocol):
+    """What the store's functions need of a cursor."""
+
+    def execute(self, query: str, params: Mapping[str, object] | None = None) -> None: ...
+    def fetchone(self) -> Row | None: ...
+    def fetchall(self) -> list[Row]: ...
+
+
+class _Scoped:
+    """A cursor that opens its transaction and names the tenant in the message of the first query."""
+
+    def __init__(self, cursor: PgCursor, prefix: str) -> None:
+        self._cursor = cursor
+        self._prefix = prefix
+
+    def execute(self, query: str, params: Mapping[str, object] | None = None) -> None:
+        self._cursor.execute(self._prefix + query, params or {})
+        self._prefix = ""
+
+    @property
+    def used(self) -> bool:
+        return not self._prefix
+
+    def fetchone(self) -> Row | None:
+        return self._cursor.fetchone()
+
+    def fetchall(self) -> list[Row]:
+        return self._cursor.fetchall()
+
+
+class Database:
+    """A bounded set of connections in one role; fork-safe, thread-safe, opened when first used."""
+
+    def __init__(
+        self, url: str, *, role: Role, size: int, application_name: str, wait_seconds: float = 5.0
+    ) -> None:
+        self._url = url
+        self._options = _SESSION.format(role=role)
+        self._size = size
+        self._application_name = application_name
+        self._wait_seconds = wait_seconds
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(self._size)
+
+    @contextmanager
+    def statement(self, tenant: TenantId | None) -> Iterator[Cursor]:
+        """Lend a cursor for exactly one ``execute``: one transaction, one round trip."""
+        with self._connection() as connection, connection.cursor() as cursor:
+            yield _Scoped(cursor, _name_tenant(cursor, tenant))
+
+    @contextmanager
+    def transaction(self, tenant: TenantId | None) -> Iterator[Cursor]:
+        """Lend a cursor for several statements that commit together, or not at all."""
+        with self._connection() as connection, connection.cursor() as cursor:
+            scoped = _Scoped(cursor, "BEGIN; " + _name_tenant(cursor, tenant))
+            try:
+                yield scoped
+            except BaseException:
+                if scoped.used and not connection.closed:
+                    cursor.execute("ROLLBACK")
+                raise
+            if scoped.used:
+                cursor.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the idle connections of this process."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        if self._pid != os.getpid():
+            # A forked child must not touch, not even close, what its parent has open.
+            self._reset()
+        if not self._free.acquire(timeout=self._wait_seconds):
+            raise StoreUnavailable(f"all {self._size} database connections are busy")
+        try:
+            connection = self._checkout()
+            try:
+                yield connection
+            except _OUT_OF_REACH as error:
+                raise StoreUnavailable(f"PostgreSQL: {type(error).__name__}") from error
+            finally:
+                self._checkin(connection)
+        finally:
+            self._free.release()
+
+    def _checkout(self) -> Connection:
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self._connect()
+            # An idle connection has nothing to read; one that has was closed by the server.
+            if not connection.closed and not select.select([connection.fileno()], [], [], 0)[0]:
+                return connection
+            connection.close()
+
+    def _checkin(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+            connection.close()
+            return
+        with self._lock:
+            self._idle.append(connection)
+
+    def _connect(self) -> Connection:
+        try:
+            connection = psycopg2.connect(
+                self._url,
+                options=self._options,
+                application_name=self._application_name,
+                connect_timeout=5,
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=10_000,
+            )
+        except psycopg2.OperationalError as error:
+            raise StoreUnavailable("PostgreSQL is out of reach") from error
+        connection.autocommit = True
+        return connection
+
+
+def _name_tenant(cursor: PgCursor, tenant: TenantId | None) -> str:
+    """Build the statement that binds row-level security to the tenant, for this transaction only."""
+    if tenant is None:
+        return "/* all tenants */ "
+    text: bytes = cursor.mogrify("SELECT set_config('orch.tenant', %s, TRUE); ", (tenant,))
+    return text.decode().replace("%", "%%")
+
+
+def one(row: Row | None) -> Row:
+    """Return the row of a query that always has one."""
+    if row is None:
+        raise LookupError("a query that always returns a row returned none")
+    return row

@@ -1,0 +1,124 @@
+"""Runs in the ledger."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from uuid import UUID
+
+from shared.domain.models import Change, DagId, JsonObject, Run, RunId, Sha256, TenantId
+from shared.domain.states import RunStatus
+from shared.store.db import Cursor, Row, one
+from shared.store.queries import load
+
+_SQL = load("runs")
+
+
+def start(
+    cur: Cursor,
+    tenant: TenantId,
+    run_id: RunId,
+    *,
+    dag_version_id: int,
+    inputs: JsonObject,
+    inputs_hash: Sha256,
+    run_token: str | None,
+    trace_id: str,
+    created_by: str,
+) -> Change | None:
+    """Start a run; ``None`` when its token is taken, and then nothing was stored."""
+    cur.execute(
+        _SQL["start"],
+        {
+            "tenant": tenant,
+            "run_id": str(run_id),
+            "dag_version_id": dag_version_id,
+            "inputs": json.dumps(inputs),
+            "inputs_hash": inputs_hash,
+            "run_token": run_token,
+            "trace_id": trace_id,
+            "created_by": created_by,
+        },
+    )
+    row = one(cur.fetchone())
+    if row[0] is None:
+        return None
+    return Change(
+        accepted=True,
+        ready_pools=frozenset(row[1]),
+        undecided=bool(row[2]),
+        run_ended=RunStatus(row[3]).is_terminal,
+    )
+
+
+def get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run | None:
+    """Read one run."""
+    cur.execute(_SQL["get"], {"tenant": tenant, "run_id": str(run_id)})
+    row = cur.fetchone()
+    return None if row is None else _run(row)
+
+
+def get_by_token(cur: Cursor, tenant: TenantId, run_token: str) -> Run | None:
+    """Read the run that a token started."""
+    cur.execute(_SQL["get_by_token"], {"tenant": tenant, "run_token": run_token})
+    row = cur.fetchone()
+    return None if row is None else _run(row)
+
+
+def list_runs(
+    cur: Cursor,
+    tenant: TenantId,
+    *,
+    dag_id: DagId | None,
+    status: RunStatus | None,
+    from_utc: datetime | None,
+    to_utc: datetime | None,
+    after: tuple[datetime, RunId] | None,
+    limit: int,
+) -> list[Run]:
+    """Read a page of runs, newest first; ``after`` is (started_utc, run_id) of the last one seen."""
+    after_utc, after_run_id = after or (None, None)
+    cur.execute(
+        _SQL["list_runs"],
+        {
+            "tenant": tenant,
+            "dag_id": dag_id,
+            "status": status,
+            "from_utc": from_utc,
+            "to_utc": to_utc,
+            "after_utc": after_utc,
+            "after_run_id": None if after_run_id is None else str(after_run_id),
+            "limit": limit,
+        },
+    )
+    return [_run(row) for row in cur.fetchall()]
+
+
+def cancel(cur: Cursor, tenant: TenantId, run_id: RunId, reason: str | None) -> RunStatus | None:
+    """Request a cancellation; the run's status then, ``None`` when there is no such run."""
+    cur.execute(_SQL["cancel"], {"tenant": tenant, "run_id": str(run_id), "reason": reason})
+    status = one(cur.fetchone())[0]
+    return None if status is None else RunStatus(status)
+
+
+def _run(row: Row) -> Run:
+    return Run(
+        run_id=RunId(UUID(row[0])),
+        trace_id=row[1],
+        dag_id=row[2],
+        dag_version=row[3],
+        status=RunStatus(row[4]),
+        inputs_hash=row[5],
+        outputs_hash=row[6],
+        run_token=row[7],
+        created_by=row[8],
+        started_utc=row[9],
+        ended_utc=row[10],
+        cancel_requested_utc=row[11],
+        cancel_reason=row[12],
+        step_count=row[13],
+        open_steps=row[14],
+        failed_steps=row[15],
+        ledger_head=row[16],
+        seq=row[17],
+    )

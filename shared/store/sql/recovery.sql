@@ -1,0 +1,48 @@
+-- What the sweeper asks for, in small batches.
+
+-- name: wake
+-- Queue retries that are due.
+SELECT w.tenant, w.pool FROM orch.wake(%(limit)s) AS w;
+
+-- name: rescue
+-- Take steps away from attempts whose lease ran out.
+SELECT q.tenant, q.pool, q.run_id, q.undecided FROM orch.rescue(%(limit)s, %(max_lost)s) AS q;
+
+-- name: resend
+-- Steps of a pool whose message is out for too long, marked as sent again.
+WITH late AS (
+    SELECT s.tenant, s.run_id, s.step_no FROM orch.steps AS s
+    WHERE
+        s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
+        AND s.sent_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
+    ORDER BY s.sent_utc
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE orch.steps AS s SET sent_utc = clock_timestamp()
+FROM late AS q
+WHERE s.tenant = q.tenant AND s.run_id = q.run_id AND s.step_no = q.step_no AND s.status = 'queued'
+RETURNING s.tenant, s.run_id, s.step_no;
+
+-- name: count_sent
+-- How many messages of a pool are out, by the ledger.
+SELECT count(*) FROM orch.steps AS s
+WHERE s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL;
+
+-- name: undecided_runs
+-- Runs in which a step has waited too long for its when to be evaluated.
+SELECT DISTINCT s.tenant, s.run_id FROM orch.steps AS s
+WHERE
+    s.undecided_utc IS NOT NULL
+    AND s.undecided_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
+LIMIT %(limit)s;
+
+-- name: backlogs
+-- Every tenant and pool with ready steps that no message is out for.
+SELECT DISTINCT s.tenant, s.pool FROM orch.steps AS s
+WHERE s.status = 'queued' AND s.sent_utc IS NULL;
+
+-- name: next_due_ms
+-- How long until the next retry is due.
+SELECT ceil(extract(EPOCH FROM min(s.due_utc) - clock_timestamp()) * 1000)::bigint
+FROM orch.steps AS s WHERE s.status = 'retrying';

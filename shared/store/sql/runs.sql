@@ -1,0 +1,57 @@
+-- Runs: started, read, listed, cancelled. Every change goes through a transition function.
+
+-- name: start
+-- Start a run; NULL when its token is taken.
+SELECT (c).accepted, (c).ready_pools, (c).undecided, (c).run_status
+FROM orch.start_run(
+    %(tenant)s, %(run_id)s, %(dag_version_id)s, %(inputs)s::json, decode(%(inputs_hash)s, 'hex'),
+    %(run_token)s, %(trace_id)s, %(created_by)s
+) AS c;
+
+-- name: get
+-- One run.
+SELECT
+    r.run_id, r.trace_id, r.dag_id, r.dag_version, r.status, encode(r.inputs_hash, 'hex'),
+    encode(r.outputs_hash, 'hex'), r.run_token, r.created_by, r.started_utc, r.ended_utc,
+    r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
+    encode(r.ledger_head, 'hex'), r.seq
+FROM orch.runs AS r
+WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s;
+
+-- name: get_by_token
+-- The run that a token started.
+SELECT
+    r.run_id, r.trace_id, r.dag_id, r.dag_version, r.status, encode(r.inputs_hash, 'hex'),
+    encode(r.outputs_hash, 'hex'), r.run_token, r.created_by, r.started_utc, r.ended_utc,
+    r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
+    encode(r.ledger_head, 'hex'), r.seq
+FROM orch.runs AS r
+WHERE r.tenant = %(tenant)s AND r.run_token = %(run_token)s;
+
+-- name: list_runs
+-- Runs, newest first, after the last one seen.
+SELECT
+    r.run_id, r.trace_id, r.dag_id, r.dag_version, r.status, encode(r.inputs_hash, 'hex'),
+    encode(r.outputs_hash, 'hex'), r.run_token, r.created_by, r.started_utc, r.ended_utc,
+    r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
+    encode(r.ledger_head, 'hex'), r.seq
+FROM orch.runs AS r
+WHERE
+    r.tenant = %(tenant)s
+    AND (%(dag_id)s::text IS NULL OR r.dag_id = %(dag_id)s)
+    AND (%(status)s::text IS NULL OR r.status = %(status)s)
+    AND (%(from_utc)s::timestamptz IS NULL OR r.started_utc >= %(from_utc)s)
+    AND (%(to_utc)s::timestamptz IS NULL OR r.started_utc < %(to_utc)s)
+    AND (
+        %(after_utc)s::timestamptz IS NULL
+        OR (
+            r.started_utc <= %(after_utc)s
+            AND (r.started_utc < %(after_utc)s OR r.run_id > %(after_run_id)s::uuid)
+        )
+    )
+ORDER BY r.started_utc DESC, r.run_id
+LIMIT %(limit)s;
+
+-- name: cancel
+-- Request a cancellation; the status that the run has then, NULL when there is no such run.
+SELECT orch.cancel_run(%(tenant)s, %(run_id)s, %(reason)s);

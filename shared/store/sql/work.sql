@@ -1,0 +1,61 @@
+-- What a worker does with steps: claim, complete, decide, renew.
+
+-- name: claim
+-- Take a queued step for one attempt; NULLs when it is not queued any more.
+SELECT
+    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params, c.when_expr,
+    c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms, c.pool, c.inputs, c.ancestors
+FROM orch.claim(%(tenant)s, %(run_id)s, %(step_no)s, %(worker_id)s, %(lease_ms)s) AS c;
+
+-- name: complete
+-- Take note of how an attempt ended, if it still holds its step; and claim the next one when asked.
+SELECT
+    (c).accepted, (c).ready_pools, (c).undecided, (c).run_status,
+    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses, (n).params,
+    (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier, (n).timeout_ms,
+    (n).pool, (n).inputs, (n).ancestors
+FROM orch.complete(
+    %(tenant)s, %(run_id)s, %(step_no)s, %(attempt)s, %(ending)s,
+    %(outputs)s::json, decode(%(outputs_hash)s, 'hex'), decode(%(inputs_hash)s, 'hex'),
+    %(error_code)s, %(error_message)s, %(delay_ms)s, decode(%(logs_ref)s, 'hex'), %(artifacts)s::json,
+    %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
+) AS c, LATERAL (SELECT (c).next AS n) AS handed;
+
+-- name: decide
+-- Unlock or skip steps whose when was evaluated; and claim one of the unlocked when asked.
+SELECT
+    (c).accepted, (c).ready_pools, (c).undecided, (c).run_status,
+    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses, (n).params,
+    (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier, (n).timeout_ms,
+    (n).pool, (n).inputs, (n).ancestors
+FROM orch.decide(
+    %(tenant)s, %(run_id)s, %(unlock)s::integer [], %(skip)s::integer [],
+    %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
+) AS c, LATERAL (SELECT (c).next AS n) AS handed;
+
+-- name: list_undecided
+-- The steps of a run that wait for their when, with all that it may look at.
+SELECT
+    s.step_no, d.step_id, d.when_expr,
+    CASE WHEN d.reads_inputs THEN i.inputs END,
+    CASE WHEN cardinality(d.refs) > 0 THEN orch.ancestors(r, d.refs) END
+FROM orch.runs AS r
+INNER JOIN orch.run_inputs AS i ON i.tenant = r.tenant AND i.run_id = r.run_id
+INNER JOIN orch.steps AS s ON s.tenant = r.tenant AND s.run_id = r.run_id
+INNER JOIN orch.dag_steps AS d
+    ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
+WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s AND s.undecided_utc IS NOT NULL
+ORDER BY s.step_no;
+
+-- name: renew
+-- Renew the leases that a worker holds; those that come back are valid, with the wish to cancel.
+UPDATE orch.steps AS s
+SET lease_until = clock_timestamp() + make_interval(secs => %(lease_ms)s / 1000.0)
+FROM unnest(
+    %(tenants)s::text [], %(run_ids)s::uuid [], %(step_nos)s::integer [], %(attempts)s::integer []
+) AS h (tenant, run_id, step_no, attempt)
+INNER JOIN orch.runs AS r ON r.tenant = h.tenant AND r.run_id = h.run_id
+WHERE
+    s.tenant = h.tenant AND s.run_id = h.run_id AND s.step_no = h.step_no
+    AND s.status = 'running' AND s.attempt = h.attempt
+RETURNING s.tenant, s.run_id, s.step_no, s.attempt, r.cancel_requested_utc IS NOT NULL;

@@ -1,0 +1,26 @@
+"""The fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.domain.models import WorkerId
+from shared.store.db import Cursor
+from shared.store.queries import load
+
+_SQL = load("workers")
+
+
+def register(cur: Cursor, worker_id: WorkerId, *, pools: Sequence[str], slots: int) -> None:
+    """Add a worker, or tell that it is alive."""
+    cur.execute(_SQL["register"], {"worker_id": worker_id, "pools": list(pools), "slots": slots})
+
+
+def deregister(cur: Cursor, worker_id: WorkerId) -> None:
+    """Remove a worker that stops."""
+    cur.execute(_SQL["deregister"], {"worker_id": worker_id})
+
+
+def forget_dead(cur: Cursor) -> None:
+    """Remove workers that have not been heard of for an hour."""
+    cur.execute(_SQL["forget_dead"])
