@@ -62,10 +62,14 @@ def licence_rows(licences: list[PackageLicence]) -> list[Row]:
     return [(licence, len(packages), ", ".join(packages)) for licence, packages in ordered]
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun} is" if count == 1 else f"{count} {noun}s are"
+
+
 def verdict(findings: list[Finding], unchecked: list[str]) -> str:
     """Say in a sentence what the audit came to."""
-    parts = [f"{len(findings)} recorded files are not as recorded"] if findings else []
-    parts += [f"{len(unchecked)} packages were not checked"] if unchecked else []
+    parts = [f"{counted(len(findings), 'recorded file')} not as recorded"] if findings else []
+    parts += [f"{counted(len(unchecked), 'package')} not checked"] if unchecked else []
     return " and ".join(parts) or "every file that was recorded with a hash is unchanged"
 
 

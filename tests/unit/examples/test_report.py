@@ -142,7 +142,7 @@ def test_the_report_names_changed_files_and_what_was_not_covered(audited: Audite
     ran = report(audited)
     assert ran.outputs["findings"] == 1
     text = ran.files["report.md"]
-    assert "**1 recorded files are not as recorded.**" in text
+    assert "**1 recorded file is not as recorded.**" in text
     assert "| ant 1.0 | ant.py | was changed: sha256 is " in text
     assert "| ant 1.0 | editable: its sources at file:///src/ant are recorded nowhere |" in text
     assert "| bee 1.0 | has no RECORD |" in text
