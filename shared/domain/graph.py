@@ -38,7 +38,9 @@ def topological_order(ids: Sequence[StepId], edges: Iterable[Edge]) -> list[int]
     return order
 
 
-def _cycle(ids: Sequence[StepId], predecessors: Sequence[Sequence[int]], left: Sequence[int]) -> tuple[str, ...]:
+def _cycle(
+    ids: Sequence[StepId], predecessors: Sequence[Sequence[int]], left: Sequence[int]
+) -> tuple[str, ...]:
     """Walk backwards from the smallest id that was left over until a step comes again.
 
     Each step that is left over has a predecessor that is left over too, so the

@@ -29,7 +29,7 @@ def canonical(value: Json) -> bytes:
     try:
         if _sorts_plainly(value):
             return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-        return rfc8785.dumps(value)  # type: ignore[arg-type]  # It asks for dict and list, which the walk has checked.
+        return rfc8785.dumps(value)
     except UnicodeEncodeError:
         raise NotCanonical("a text has half of a surrogate pair") from None
     except (rfc8785.CanonicalizationError, OverflowError) as error:

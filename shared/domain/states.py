@@ -45,9 +45,7 @@ class StepStatus(StrEnum):
         return self in TERMINAL
 
 
-TERMINAL = frozenset(
-    {StepStatus.SUCCEEDED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED}
-)
+TERMINAL = frozenset({StepStatus.SUCCEEDED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
 
 
 class AttemptStatus(StrEnum):

@@ -1,0 +1,282 @@
+"""What can be known of a CEL expression by reading it: the values it names, its macros, its end.
+
+The library tells an expression's root names and functions, but not the members
+that it reads, and gives no tree. ``read`` finds both from the tokens; compiling
+is still the library's, so that this module need not know the whole grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+MAX_CHARACTERS = 4_096
+MAX_TOKENS = 1_000
+MAX_NESTING = 50
+"""With these bounds the library's recursion stays within a stack of 1 MiB."""
+
+ROOTS = frozenset({"inputs", "steps"})
+MEMBERS_OF_A_STEP = frozenset({"status", "outputs"})
+
+_LITERALS = frozenset({"true", "false", "null", "in"})
+_TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
+_FUNCTIONS = frozenset(
+    {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "type", "uint"}
+)
+_METHODS = frozenset(
+    {"contains", "endsWith", "matches", "size", "startsWith"}
+    | {"getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours"}
+    | {"getMilliseconds", "getMinutes", "getMonth", "getSeconds"}
+)
+_MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
+_ACCUMULATING = frozenset({"filter", "map"})
+
+_STEP_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_CLOSERS = {")": "(", "]": "[", "}": "{"}
+_TOKEN = re.compile(
+    r"""
+      (?P<blank> [ \t\r\n\f]+ | //[^\n]* )
+    | (?P<text>
+          (?: [bB]?[rR] (?: \"{3} .*? \"{3} | '{3} .*? '{3} | "[^"\r\n]*" | '[^'\r\n]*' ) )
+        | (?: [bB]?
+              (?: \"{3} (?:\\.|[^\\])*? \"{3} | '{3} (?:\\.|[^\\])*? '{3}
+                | "(?:\\.|[^\\"\r\n])*" | '(?:\\.|[^\\'\r\n])*' ) ) )
+    | (?P<number> 0[xX][0-9a-fA-F]+[uU]? | (?: [0-9]+\.[0-9]+ | \.[0-9]+ | [0-9]+ ) (?:[eE][+-]?[0-9]+)? [uU]? )
+    | (?P<name> [_a-zA-Z][_a-zA-Z0-9]* )
+    | (?P<sign> && | \|\| | [=!<>]= | [-+*/%<>!?:.,()\[\]{}] )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be used, or has no usable value; the message is for whoever wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word of the source. ``kind`` is ``text``, ``number``, ``name``, ``sign``, or ``end`` after the last one."""
+
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """A place where the expression reads ``inputs`` or ``steps``, and the members it goes on to by name.
+
+    ``macro`` is the innermost macro around it, ``None`` outside of all.
+    """
+
+    root: str
+    members: tuple[str, ...]
+    macro: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Macro:
+    """A macro that goes over a list or an object, known by its place in ``Reading.macros``.
+
+    ``variables`` names, once for each use directly within it, the macro that bound the name.
+    """
+
+    name: str
+    dot: int
+    """Where in the source the ``.`` before its name stands."""
+    variable: str
+    tokens: int = 0
+    variables: list[int] = field(default_factory=list)
+
+    @property
+    def accumulates(self) -> bool:
+        return self.name in _ACCUMULATING
+
+
+@dataclass(slots=True)
+class Reading:
+    """All that ``read`` found."""
+
+    paths: list[Path] = field(default_factory=list)
+    macros: list[Macro] = field(default_factory=list)
+    matches: list[tuple[int, int | None]] = field(default_factory=list)
+    """Where the name ``matches`` is called, and the innermost macro around it."""
+    roots: set[str] = field(default_factory=set)
+    """Every free name: of ``inputs``, ``steps`` and types."""
+
+
+def scan(source: str, start: int = 0) -> Iterator[Token]:
+    """Give the tokens from ``start`` on. Raises ``ExpressionError`` at what begins no token."""
+    while start < len(source):
+        match = _TOKEN.match(source, start)
+        if match is None:
+            raise ExpressionError(f"unexpected {source[start]!r}")
+        kind = str(match.lastgroup)
+        if kind != "blank":
+            yield Token(kind, match.group(), start)
+        start = match.end()
+
+
+def read(source: str) -> Reading:
+    """Find what ``source`` refers to. Raises ``ExpressionError`` at names and functions that do not exist."""
+    if len(source) > MAX_CHARACTERS:
+        raise ExpressionError(f"longer than {MAX_CHARACTERS} characters")
+    tokens = list(scan(source))
+    if len(tokens) > MAX_TOKENS:
+        raise ExpressionError(f"more than {MAX_TOKENS} words and signs")
+    if not tokens:
+        raise ExpressionError("the expression is empty")
+    return _Reader(tokens).read()
+
+
+class _Reader:
+    """One pass over the tokens with the open brackets on a stack."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.reading = Reading()
+        self.open: list[tuple[str, int | None]] = []
+        """Each open bracket, and the macro whose arguments it holds."""
+        self.calls: int | None = None
+        """The macro whose opening bracket comes next."""
+        self.commas: dict[int, int] = {}
+
+    def at(self, index: int) -> Token:
+        return self.tokens[index] if 0 <= index < len(self.tokens) else Token("end", "", -1)
+
+    def text(self, index: int) -> str:
+        """Give the word or sign at ``index``, empty for literals, so that ``"("`` is never taken for a bracket."""
+        token = self.at(index)
+        return token.text if token.kind in ("name", "sign") else ""
+
+    def enclosing(self) -> list[int]:
+        """List the macros around this place, innermost first."""
+        return [macro for _, macro in reversed(self.open) if macro is not None]
+
+    def read(self) -> Reading:
+        for index, token in enumerate(self.tokens):
+            for macro in self.enclosing():
+                self.reading.macros[macro].tokens += 1
+            if token.kind == "name":
+                self.name(index, token)
+            elif token.kind == "sign":
+                self.sign(index, token)
+        if self.open:
+            raise ExpressionError(f"a {self.open[-1][0]!r} is never closed")
+        return self.reading
+
+    def sign(self, index: int, token: Token) -> None:
+        if token.text in "([{":
+            if len(self.open) >= MAX_NESTING:
+                raise ExpressionError(f"nested deeper than {MAX_NESTING} brackets")
+            self.open.append((token.text, self.calls))
+            self.calls = None
+        elif token.text in _CLOSERS:
+            opener, macro = self.open.pop() if self.open else ("", None)
+            if opener != _CLOSERS[token.text]:
+                raise ExpressionError(f"a {token.text!r} closes nothing")
+            if macro is not None:
+                self.check_arguments(macro)
+        elif token.text == "," and self.open and self.open[-1][1] is not None:
+            self.commas[self.open[-1][1]] = self.commas.get(self.open[-1][1], 0) + 1
+        elif token.text == "." and not self.ends_operand(index - 1):
+            raise ExpressionError("a name cannot begin with '.'")
+
+    def ends_operand(self, index: int) -> bool:
+        return self.at(index).kind in ("name", "text", "number") or self.text(index) in _CLOSERS
+
+    def check_arguments(self, macro: int) -> None:
+        name = self.reading.macros[macro].name
+        commas = self.commas.get(macro, 0)
+        if commas != 1 and not (name == "map" and commas == 2):
+            raise ExpressionError(f"{name}() takes a name and an expression")
+
+    def name(self, index: int, token: Token) -> None:
+        called = self.text(index + 1) == "("
+        if self.text(index - 1) == ".":
+            if called:
+                self.method(index, token)
+        elif called:
+            if token.text not in _FUNCTIONS:
+                raise ExpressionError(f"there is no function {token.text}()")
+        elif self.text(index + 1) == "{":
+            raise ExpressionError(f"there is no type {token.text} to build")
+        elif token.text not in _LITERALS and not self.is_binder(index):
+            self.root(index, token)
+
+    def method(self, index: int, token: Token) -> None:
+        around = self.enclosing()
+        if token.text in _MACROS:
+            variable = self.at(index + 2)
+            if variable.kind != "name" or self.text(index + 3) != ",":
+                raise ExpressionError(f"{token.text}() takes a name and an expression")
+            if variable.text in ROOTS | _TYPES | _LITERALS:
+                raise ExpressionError(f"{token.text}() cannot give the name {variable.text} another meaning")
+            self.calls = len(self.reading.macros)
+            dot = self.at(index - 1).start
+            self.reading.macros.append(Macro(name=token.text, dot=dot, variable=variable.text))
+        elif token.text == "matches":
+            self.reading.matches.append((token.start, around[0] if around else None))
+        elif token.text not in _METHODS:
+            raise ExpressionError(f"there is no function {token.text}()")
+
+    def is_binder(self, index: int) -> bool:
+        return self.text(index - 1) == "(" and bool(self.open) and self.open[-1][1] is not None
+
+    def root(self, index: int, token: Token) -> None:
+        around = self.enclosing()
+        for macro in around:
+            if self.reading.macros[macro].variable == token.text:
+                self.reading.macros[around[0]].variables.append(macro)
+                return
+        if token.text not in ROOTS | _TYPES:
+            raise ExpressionError(
+                f"{token.text} is not known here, only inputs and steps are"
+                ' (a step whose id is no identifier is written steps["my-step"])'
+            )
+        self.reading.roots.add(token.text)
+        if token.text in ROOTS:
+            members = self.members(index)
+            if token.text == "steps":
+                _check_step_members(members)
+            self.reading.paths.append(
+                Path(root=token.text, members=members, macro=around[0] if around else None)
+            )
+
+    def members(self, index: int) -> tuple[str, ...]:
+        """Follow ``.name`` and ``["name"]`` after the name at ``index`` for as long as they are plain."""
+        found: list[str] = []
+        index += 1
+        while True:
+            following = self.at(index + 1)
+            if self.text(index) == "." and following.kind == "name" and self.text(index + 2) != "(":
+                found.append(following.text)
+                index += 2
+            elif self.text(index) == "[" and self.text(index + 2) == "]":
+                plain = _plain_text(following)
+                if plain is None:
+                    break
+                found.append(plain)
+                index += 3
+            else:
+                break
+        return tuple(found)
+
+
+def _plain_text(token: Token) -> str | None:
+    """Give the value of a string literal without escapes, else ``None``."""
+    if token.kind != "text" or token.text[0] in "bB" or "\\" in token.text:
+        return None
+    quoted = token.text.lstrip("rR")
+    width = 3 if quoted[:3] in ('"""', "'''") and len(quoted) >= 6 else 1
+    return quoted[width:-width]
+
+
+def _check_step_members(members: tuple[str, ...]) -> None:
+    if not members:
+        raise ExpressionError('steps must be followed by one id, as in steps.fetch or steps["my-step"]')
+    if not _STEP_ID.fullmatch(members[0]):
+        raise ExpressionError(f"{members[0][:128]!r} is no id of a step")
+    if len(members) > 1 and members[1] not in MEMBERS_OF_A_STEP:
+        raise ExpressionError(f"steps.{members[0]} has only status and outputs")
