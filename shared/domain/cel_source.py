@@ -42,7 +42,7 @@ _TOKEN = re.compile(
         | (?: [bB]?
               (?: \"{3} (?:\\.|[^\\])*? \"{3} | '{3} (?:\\.|[^\\])*? '{3}
                 | "(?:\\.|[^\\"\r\n])*" | '(?:\\.|[^\\'\r\n])*' ) ) )
-    | (?P<number> 0[xX][0-9a-fA-F]+[uU]? | (?: [0-9]+\.[0-9]+ | \.[0-9]+ | [0-9]+ ) (?:[eE][+-]?[0-9]+)? [uU]? )
+    | (?P<number> (?: 0[xX][0-9a-fA-F]+ | (?: [0-9]*\.[0-9]+ | [0-9]+ ) (?:[eE][+-]?[0-9]+)? ) [uU]? )
     | (?P<name> [_a-zA-Z][_a-zA-Z0-9]* )
     | (?P<sign> && | \|\| | [=!<>]= | [-+*/%<>!?:.,()\[\]{}] )
     """,
@@ -56,7 +56,7 @@ class ExpressionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word of the source. ``kind`` is ``text``, ``number``, ``name``, ``sign``, or ``end`` after the last one."""
+    """A word of the source. ``kind`` is ``text``, ``number``, ``name`` or ``sign``; ``end`` after the last one."""
 
     kind: str
     text: str
@@ -146,7 +146,7 @@ class _Reader:
         return self.tokens[index] if 0 <= index < len(self.tokens) else Token("end", "", -1)
 
     def text(self, index: int) -> str:
-        """Give the word or sign at ``index``, empty for literals, so that ``"("`` is never taken for a bracket."""
+        """Give the word or sign at ``index``; empty for literals, so that ``"("`` is no bracket."""
         token = self.at(index)
         return token.text if token.kind in ("name", "sign") else ""
 
