@@ -23,7 +23,7 @@ from tests.support.eventually import eventually
 from tests.unit.examples.audited import AuditedEnvironment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ORCH = str(Path(sys.executable).with_name("orch"))
+ORCH = (sys.executable, "-m", "orchestrator_cli.main")
 SCOPES = ("orchestrator:read", "orchestrator:write", "orchestrator:admin")
 START_S = 60
 RUN_S = 60
@@ -37,7 +37,7 @@ def api() -> Iterator[httpx.Client]:
     try:
         with orch_up(folder) as url:
             scopes = [argument for scope in SCOPES for argument in ("--scope", scope)]
-            mint = [ORCH, "token", "mint", "--data-dir", str(folder), "--tenant", "acme", *scopes]
+            mint = [*ORCH, "token", "mint", "--data-dir", str(folder), "--tenant", "acme", *scopes]
             token = subprocess.run(
                 mint, capture_output=True, text=True, check=True, timeout=START_S
             ).stdout.strip()
@@ -61,7 +61,7 @@ def orch_up(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [ORCH, "up", "--data-dir", str(folder), "--port", str(port)]
+    command = [*ORCH, "up", "--data-dir", str(folder), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
         try:
             assert process.stdout is not None

@@ -49,7 +49,7 @@ class RunView(TypedDict):
     steps: list[StepView]
 
 
-def run_demo(api: httpx.Client, *, results: Path, console: Console) -> bool:
+def run_audit(api: httpx.Client, *, results: Path, console: Console) -> bool:
     """Publish the audit, run it, show its steps, save what it wrote; tell whether the run completed.
 
     ``api`` has ``.../api/v1/orchestrator`` as its base and bears a tenant and a token with all three scopes.
