@@ -50,7 +50,5 @@ def graph(
     metadata: JsonObject | None = None,
 ) -> DagSpec:
     """Build the DAG that :func:`document` writes; any plugin and the pools default and big are known."""
-    written = document(
-        edges, steps=steps, dag_id=dag_id, version=version, options=options, metadata=metadata
-    )
-    return build(written, check_uses=lambda uses, params: [], pools=("default", "big"))
+    written = document(edges, steps=steps, dag_id=dag_id, version=version, options=options, metadata=metadata)
+    return build(written, check_uses=lambda _uses, _params: [], pools=("default", "big"))

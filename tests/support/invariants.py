@@ -34,14 +34,16 @@ def check_invariants(cur: Cursor, *, ended: bool = True) -> None:
 
 def _check_run(cur: Cursor, tenant: str, run_id: str, seq: int, head: str, status: str) -> None:
     cur.execute(
-        "SELECT seq, line, encode(hash, 'hex') FROM orch.events WHERE tenant = %s AND run_id = %s ORDER BY seq",
+        "SELECT seq, line, encode(hash, 'hex') FROM orch.events"
+        " WHERE tenant = %s AND run_id = %s ORDER BY seq",
         (tenant, run_id),
     )
     chain, states, ends = bytes(32), dict[str, str](), 0
     for number, (event_seq, line, digest) in enumerate(cur.fetchall(), start=1):
         event = json.loads(line)
         assert event_seq == event["seq"] == number, f"{run_id}: seq has a gap at {number}"
-        assert event["tenant"] == tenant and event["runId"] == str(run_id)
+        assert event["tenant"] == tenant
+        assert event["runId"] == str(run_id)
         chain = sha256(chain + line.encode()).digest()
         assert chain.hex() == digest, f"{run_id}: the hash chain breaks at {number}"
         assert not ends, f"{run_id}: an event after the end"
@@ -54,7 +56,8 @@ def _check_run(cur: Cursor, tenant: str, run_id: str, seq: int, head: str, statu
     assert bool(ends) == (status != "running"), f"{run_id}: ended without its event, or the other way round"
     cur.execute(
         "SELECT d.step_id, s.status FROM orch.steps s JOIN orch.runs r USING (tenant, run_id)"
-        " JOIN orch.dag_steps d USING (tenant, dag_version_id, step_no) WHERE s.tenant = %s AND s.run_id = %s",
+        " JOIN orch.dag_steps d USING (tenant, dag_version_id, step_no)"
+        " WHERE s.tenant = %s AND s.run_id = %s",
         (tenant, run_id),
     )
     for step_id, stored in cur.fetchall():
@@ -88,7 +91,8 @@ _NEVER = {
         SELECT run_id, step_no FROM orch.attempts
         GROUP BY tenant, run_id, step_no HAVING count(*) <> max(attempt) OR min(attempt) <> 1""",
     "an attempt runs although its step does not": """
-        SELECT a.run_id, a.step_no, a.attempt FROM orch.attempts a JOIN orch.steps s USING (tenant, run_id, step_no)
+        SELECT a.run_id, a.step_no, a.attempt FROM orch.attempts a
+        JOIN orch.steps s USING (tenant, run_id, step_no)
         WHERE a.status = 'running' AND (s.status <> 'running' OR s.attempt <> a.attempt)""",
     "waiting is not the recount": """
         SELECT s.run_id, s.step_no FROM orch.steps s

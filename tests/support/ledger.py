@@ -28,6 +28,7 @@ from shared.store.db import Database
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ACME = TenantId("acme")
+WORKER = WorkerId("worker-1")
 LONG_MS = 60_000
 NO_POOLS: frozenset[str] = frozenset()
 
@@ -52,7 +53,7 @@ class Ledger:
     api: Database
     service: Database
     tenant: TenantId = ACME
-    worker: WorkerId = WorkerId("worker-1")
+    worker: WorkerId = WORKER
 
     def publish(self, spec: DagSpec) -> None:
         dags.publish(self.api, self.tenant, spec, signature=None, created_by="tester")
