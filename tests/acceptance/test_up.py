@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,9 +15,9 @@ import pytest
 
 from orchestrator_cli.client import Client
 from orchestrator_cli.data_folder import DataFolder
-from shared.domain.states import RunStatus
+from shared.domain.states import RunStatus, StepStatus
 from tests.support.eventually import eventually
-from tests.support.stack import RunningStack, alive, clean_environ, orch, running_stack
+from tests.support.stack import DOWN_WITHIN_S, RunningStack, alive, clean_environ, orch, running_stack
 
 HEALTH = "/api/v1/orchestrator/admin/health"
 GONE_WITHIN_S = 10.0
@@ -31,6 +32,13 @@ LONG_DAG = b"""{"dagId": "long", "version": "1.0.0", "edges": [],
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A stack for tests that leave it as they found it."""
+    with running_stack(tmp_path_factory.mktemp("shared") / "data") as stack:
+        yield stack
 
 
 def _finished_run(client: Client) -> str:
@@ -76,85 +84,97 @@ def test_a_term_signal_stops_everything_and_a_new_start_has_all_data(data_dir: P
         assert client.run(run_id).status == RunStatus.COMPLETED
 
 
-def test_an_interrupt_stops_it_as_well(data_dir: Path) -> None:
-    with running_stack(data_dir) as stack:
-        tree = stack.tree()
-        stack.process.send_signal(signal.SIGINT)
-        assert stack.process.wait(timeout=60) == 0
-        assert not alive(tree)
-
-
 def test_when_it_is_killed_nothing_is_left_and_the_next_start_has_all_data(data_dir: Path) -> None:
     with running_stack(data_dir) as stack, stack.client() as client:
         run_id = _finished_run(client)
         client.publish(LONG_DAG)
         long_run = client.start_run("long", {})
-        eventually(lambda: client.run(long_run).steps[0].status == "running", within=20)
+        eventually(lambda: client.run(long_run).steps[0].status == StepStatus.RUNNING, within=20)
         tree = stack.tree()
         stack.process.kill()
         eventually(lambda: not alive(tree), within=GONE_WITHIN_S)
     with running_stack(data_dir) as stack, stack.client() as client:
         assert client.run(run_id).status == RunStatus.COMPLETED
         assert client.run(long_run).status == RunStatus.RUNNING
-
-
-def test_it_can_be_started_again_at_once_after_it_was_killed(data_dir: Path) -> None:
-    with running_stack(data_dir) as stack:
         stack.process.kill()
-        with running_stack(data_dir) as second:
-            assert _healthy(second)
+        # At once, while the killed one is still ending its processes.
+        with running_stack(data_dir) as next_stack:
+            assert _healthy(next_stack)
 
 
 def test_when_the_supervisor_is_killed_nothing_is_left_either(data_dir: Path) -> None:
     with running_stack(data_dir) as stack:
         tree = stack.tree()
-        os.kill(int(str(stack.description()["supervisorPid"])), signal.SIGKILL)
+        os.kill(stack.supervisor_pid, signal.SIGKILL)
         assert stack.process.wait(timeout=GONE_WITHIN_S) == 1
         assert not alive(tree)
-    with running_stack(data_dir) as stack:
-        assert _healthy(stack)
 
 
 def test_what_survived_the_death_of_both_is_ended_by_the_next_start(data_dir: Path) -> None:
     with running_stack(data_dir) as stack:
         tree = stack.tree()
-        supervisor = int(str(stack.description()["supervisorPid"]))
-        os.kill(supervisor, signal.SIGSTOP)
+        # Frozen first, so that it cannot see the other's death.
+        os.kill(stack.supervisor_pid, signal.SIGSTOP)
         stack.process.kill()
-        os.kill(supervisor, signal.SIGKILL)
+        os.kill(stack.supervisor_pid, signal.SIGKILL)
         stack.process.wait()
-        with running_stack(data_dir) as second:
-            assert _healthy(second)
+        assert alive(tree)
+        with running_stack(data_dir) as next_stack:
+            assert _healthy(next_stack)
             eventually(lambda: not alive(tree), within=GONE_WITHIN_S)
 
 
-@pytest.mark.parametrize("name", ["web", "worker-1", "sweeper", "redis", "postgres"])
-def test_a_frozen_process_does_not_keep_it_from_stopping(data_dir: Path, name: str) -> None:
+def test_frozen_processes_do_not_keep_it_from_stopping(data_dir: Path) -> None:
     with running_stack(data_dir) as stack:
         tree = stack.tree()
-        os.kill(stack.pid_of(name), signal.SIGSTOP)
+        for name in ("web", "worker-1", "sweeper", "redis", "postgres"):
+            os.kill(stack.pid_of(name), signal.SIGSTOP)
         assert stack.stop() == 0
         assert not alive(tree)
 
 
-def test_a_process_that_dies_is_started_again(data_dir: Path) -> None:
-    with running_stack(data_dir) as stack, stack.client() as client:
-        for name in ("redis", "postgres", "web", "worker-1", "sweeper"):
-            pid = stack.pid_of(name)
-            os.kill(pid, signal.SIGKILL)
-            eventually(lambda name=name, pid=pid: stack.pid_of(name) != pid, within=20)  # type: ignore[misc]
-        eventually(lambda: _healthy(stack), within=30)
-        _finished_run(client)
-        assert "postgres ended with signal 9" in (stack.folder.log / "up.log").read_text()
-
-
-def test_a_second_one_on_the_same_folder_is_refused(data_dir: Path) -> None:
-    with running_stack(data_dir) as stack:
-        begun = time.monotonic()
-        message = _up_failing(data_dir, "--port", "0")
-        assert f"{data_dir} is in use by pid {stack.process.pid}" in message
-        assert time.monotonic() - begun < 10
+def test_an_interrupt_stops_it_also_in_a_folder_with_a_long_and_odd_name(tmp_path: Path) -> None:
+    with running_stack(tmp_path / ("long" * 25) / "odd, 'quoted' & spaced") as stack:
         assert _healthy(stack)
+        tree = stack.tree()
+        stack.process.send_signal(signal.SIGINT)
+        assert stack.process.wait(timeout=DOWN_WITHIN_S) == 0
+        assert not alive(tree)
+
+
+def test_a_process_that_dies_is_started_again(shared_stack: RunningStack) -> None:
+    with shared_stack.client() as client:
+        for name in ("redis", "postgres", "web", "worker-1", "sweeper"):
+            dead = shared_stack.pid_of(name)
+            os.kill(dead, signal.SIGKILL)
+            eventually(partial(_has_replaced, shared_stack, name, dead), within=20)
+        eventually(lambda: _healthy(shared_stack), within=30)
+        _finished_run(client)
+    assert "postgres ended with signal 9" in (shared_stack.folder.log / "up.log").read_text()
+
+
+def _has_replaced(stack: RunningStack, name: str, dead: int) -> bool:
+    return stack.pid_of(name) != dead
+
+
+def test_a_second_one_on_the_same_folder_is_refused(shared_stack: RunningStack) -> None:
+    message = _up_failing(shared_stack.folder.path, "--port", "0")
+    assert f"{shared_stack.folder.path} is in use by pid {shared_stack.process.pid}" in message
+    assert _healthy(shared_stack)
+
+
+def test_nobody_else_can_read_keys_or_reach_the_servers(shared_stack: RunningStack) -> None:
+    folder = shared_stack.folder
+    sockets, keys = folder.path / "run", folder.keys
+    for path in (folder.path, sockets, keys.folder, keys.signing, keys.secret, folder.stack_file):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize("verb", ["check", "upgrade"])
+def test_the_schema_can_be_checked_while_it_is_up(shared_stack: RunningStack, verb: str) -> None:
+    command = orch("db", verb, "--data-dir", str(shared_stack.folder.path))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environ())
+    assert (done.returncode, done.stdout) == (0, "the schema is up to date\n")
 
 
 def test_a_taken_port_is_refused_before_anything_starts(data_dir: Path) -> None:
@@ -163,6 +183,23 @@ def test_a_taken_port_is_refused_before_anything_starts(data_dir: Path) -> None:
         message = _up_failing(data_dir, "--port", str(port))
     assert f"port {port} of 127.0.0.1 cannot be used: Address already in use" in message
     assert not DataFolder(path=data_dir).cluster.exists()
+
+
+def test_a_disk_without_room_is_refused_before_anything_starts(data_dir: Path) -> None:
+    data_dir.mkdir()
+    small = f"mount -t tmpfs -o size=100m small '{data_dir}' && exec \"$@\""
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh"]
+    if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs a kernel that lets a user mount a small disk for himself")
+    ended = subprocess.run(
+        [*inside, *orch("up", "--data-dir", str(data_dir), "--port", "0")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environ(),
+    )
+    assert ended.returncode == 1
+    assert f"the disk of {data_dir} has 100 MiB free, 256 are needed" in ended.stderr
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
@@ -180,23 +217,3 @@ def test_a_wrong_setting_is_refused_before_anything_starts(data_dir: Path) -> No
 def test_a_setting_that_it_decides_itself_is_refused(data_dir: Path) -> None:
     message = _up_failing(data_dir, "--port", "0", environ={"ORCH_REDIS_URL": "redis://elsewhere"})
     assert "ORCH_REDIS_URL is set" in message
-
-
-def test_a_folder_with_a_long_name_works(tmp_path: Path) -> None:
-    with running_stack(tmp_path / ("long" * 25) / "odd, 'quoted' & spaced") as stack:
-        assert _healthy(stack)
-
-
-def test_nobody_else_can_read_keys_or_reach_the_servers(data_dir: Path) -> None:
-    with running_stack(data_dir) as stack:
-        private = [data_dir, data_dir / "run", data_dir / "keys", data_dir / "keys" / "signing.json"]
-        for path in [*private, data_dir / "keys" / "secret", stack.folder.stack_file]:
-            assert path.stat().st_mode & 0o077 == 0, path
-
-
-def test_the_schema_can_be_checked_while_it_is_up(data_dir: Path) -> None:
-    with running_stack(data_dir):
-        for verb in ("check", "upgrade"):
-            command = orch("db", verb, "--data-dir", str(data_dir))
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environ())
-            assert (done.returncode, done.stdout) == (0, "the schema is up to date\n")

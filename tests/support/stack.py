@@ -20,7 +20,6 @@ from tests.support.eventually import eventually
 
 TENANT = "acme"
 ALL_SCOPES = ("orchestrator:read", "orchestrator:write", "orchestrator:admin")
-UP_WITHIN_S = 60.0
 DOWN_WITHIN_S = 60.0
 
 
@@ -41,6 +40,11 @@ class RunningStack:
         """What the stack wrote down about itself."""
         description: dict[str, object] = json.loads(self.folder.stack_file.read_text())
         return description
+
+    @property
+    def supervisor_pid(self) -> int:
+        """Give the pid of the process behind it that starts and stops everything."""
+        return int(str(self.description()["supervisorPid"]))
 
     def pid_of(self, name: str) -> int:
         """Give the pid of one of its programs as it runs now."""
@@ -84,7 +88,7 @@ def running_stack(
 ) -> Iterator[RunningStack]:
     """Start `orch up` and wait until it says that it is up; leave nothing of it behind."""
     process = subprocess.Popen(
-        orch("up", "--data-dir", str(data_dir), "--port", str(port), *options),
+        orch("up", "--data-dir", str(data_dir), "--port", "0", *options),
         stdout=subprocess.PIPE,
         text=True,
         env={**clean_environ(), **(environ or {})},
