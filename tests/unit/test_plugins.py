@@ -14,7 +14,16 @@ from orchestrator_worker.plugins.noop import NoopPlugin
 from orchestrator_worker.plugins.sleep import SleepPlugin
 from shared.domain.models import JsonObject
 from shared.errors import Problem
-from shared.plugins import Catalog, CatalogError, PluginResult, PluginSucceeded, StepContext, Stop, StopReason, load_catalog
+from shared.plugins import (
+    Catalog,
+    CatalogError,
+    PluginResult,
+    PluginSucceeded,
+    StepContext,
+    Stop,
+    StopReason,
+    load_catalog,
+)
 from tests.support.eventually import eventually
 
 
