@@ -261,7 +261,7 @@ def test_a_time_out_ends_the_whole_tree(bench: Bench, tmp_path: Path) -> None:
     [(StopReason.CANCELLED, Stopped), (StopReason.RELEASED, Released), (StopReason.LEASE_LOST, Released)],
 )
 def test_a_stop_ends_the_whole_tree(
-    bench: Bench, tmp_path: Path, reason: StopReason, kind: type[Stopped] | type[Released]
+    bench: Bench, tmp_path: Path, reason: StopReason, kind: type[Stopped | Released]
 ) -> None:
     script = ESCAPING.format(folder=tmp_path) + STUBBORN.format(ready=tmp_path / "ready")
     running = bench.begin(claim("command", shell(script)))

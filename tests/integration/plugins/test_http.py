@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -342,20 +343,29 @@ def test_a_stop_ends_an_exchange_at_once(local: Bench, server: Server, path: str
     assert running.outcome(within=2) == Stopped()
 
 
-def test_a_stop_ends_a_connection_that_is_being_made(local: Bench) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_a_stop_ends_a_connection_that_is_being_made(local: Bench, early: bool) -> None:
     # A full backlog: the kernel answers no further request to connect.
-    with socket.socket() as deaf:
+    with ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(deaf.getsockname())
-        running = local.begin(claim("http", {"url": f"http://127.0.0.1:{deaf.getsockname()[1]}/"}))
+        port = deaf.getsockname()[1]
+        running = local.begin(claim("http", {"url": f"http://127.0.0.1:{port}/"}))
+        if not early:
+            eventually(lambda: connections_in_the_making(port) > 3)
         running.stop.request(StopReason.CANCELLED)
-        assert running.outcome(within=2) == Stopped()
-        for filler in fillers:
-            filler.close()
+        assert running.outcome(within=3) == Stopped()
+
+
+def connections_in_the_making(port: int) -> int:
+    """Count the connections to a port of 127.0.0.1 whose first packet was not answered (SYN_SENT)."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[2:4] == [f"0100007F:{port:04X}", "02"] for line in lines)
 
 
 @pytest.fixture
