@@ -6,6 +6,7 @@ equal result, whatever the machine and the order in which objects were written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,7 @@ __all__ = [
 
 _OPEN = "${{"
 _CLOSE = "}}"
+_MAY_HIDE_CLOSE = re.compile(r"[\"'{]|//")
 _MAX_MESSAGE = 500
 
 _T = TypeVar("_T")
@@ -65,7 +67,7 @@ class _Compiled:
 
 
 def holes(text: str) -> tuple[Hole, ...]:
-    """Find the ``${{ }}`` in ``text``. One ends at the first ``}}`` outside of CEL's texts and brackets."""
+    """Find the ``${{ }}`` in ``text``. One ends at the first ``}}`` outside of CEL's texts and braces."""
     found: list[Hole] = []
     start = text.find(_OPEN)
     while start >= 0:
@@ -76,13 +78,15 @@ def holes(text: str) -> tuple[Hole, ...]:
 
 
 def _end_of_hole(text: str, start: int) -> int:
+    end = text.find(_CLOSE, start)
+    if end >= 0 and not _MAY_HIDE_CLOSE.search(text, start, end):
+        return end
     depth = 0
     for token in scan(text, start):
-        if token.kind != "sign":
-            continue
-        if depth == 0 and text.startswith(_CLOSE, token.start):
+        if token.text == "}" and depth == 0 and text.startswith(_CLOSE, token.start):
             return token.start
-        depth += (token.text in "([{") - (token.text in ")]}")
+        if token.kind == "sign":
+            depth += (token.text == "{") - (token.text == "}")
     raise ExpressionError(f"a {_OPEN} is never closed by {_CLOSE}")
 
 

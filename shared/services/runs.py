@@ -110,7 +110,7 @@ def list_page(
     after: tuple[datetime, RunId] | None,
     limit: int,
 ) -> list[Run]:
-    """Read a page of runs by start, newest first, then by id; ``from_utc`` inclusive, ``to_utc`` exclusive."""
+    """Read a page of runs, newest first; they started at ``from_utc`` or later, before ``to_utc``."""
     with db.statement(tenant) as cur:
         return store.list_runs(
             cur,
