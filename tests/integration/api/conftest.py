@@ -1,0 +1,134 @@
+"""The Flask application on a real PostgreSQL, a real Redis and a real artifact store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from orchestrator_api.app import create_app
+from orchestrator_api.auth import TokenVerifier, load_keys
+from orchestrator_api.paging import PageTokens
+from orchestrator_api.parts import Parts
+from orchestrator_api.queue_probe import queue_probe
+from shared.artifacts import open_store
+from shared.config import Settings
+from shared.domain.models import Outcome, RunId, TenantId, WorkerId
+from shared.messaging.celery_app import make_celery
+from shared.messaging.dispatcher import Dispatcher
+from shared.plugins import Catalog
+from shared.services import work
+from shared.store.db import Database
+from tests.support.tokens import Signer, ec_signer, jwks
+
+PREFIX = "/api/v1/orchestrator"
+
+
+class Noop:
+    """A plugin that takes one known parameter."""
+
+    name = "noop"
+    version = "1.0.0"
+    schema = {
+        "type": "object",
+        "properties": {"count": {"type": "integer"}, "note": {"type": "string"}},
+        "additionalProperties": False,
+    }
+    needs_network = False
+    retryable = "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """Calls the application as one caller; ``as_`` gives the same API as another one."""
+
+    app: Flask
+    parts: Parts
+    signer: Signer
+    tenant: str | None = "acme"
+    token: str | None = None
+
+    def as_(self, tenant: str, **claims: object) -> Api:
+        """Act for ``tenant`` with a token of its own, or with the one that ``claims`` describe."""
+        return Api(
+            app=self.app,
+            parts=self.parts,
+            signer=self.signer,
+            tenant=tenant,
+            token=self.signer.token(**(claims if "tenants" in claims else {"tenant": tenant, **claims})),
+        )
+
+    def anonymous(self) -> Api:
+        """Send neither token nor tenant."""
+        return Api(app=self.app, parts=self.parts, signer=self.signer, tenant=None)
+
+    def call(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: object
+    ) -> TestResponse:
+        """Call a path below the prefix."""
+        sent = dict(headers or {})
+        if self.token is not None:
+            sent.setdefault("Authorization", f"Bearer {self.token}")
+        if self.tenant is not None:
+            sent.setdefault("X-Stella-Tenant", self.tenant)
+        return self.app.test_client().open(PREFIX + path, method=method, headers=sent, **options)  # type: ignore[arg-type]
+
+    def get(self, path: str, **options: object) -> TestResponse:
+        return self.call("GET", path, **options)  # type: ignore[arg-type]
+
+    def post(self, path: str, body: object = None, **options: object) -> TestResponse:
+        return self.call("POST", path, json={} if body is None else body, **options)  # type: ignore[arg-type]
+
+
+def finish_step(api: Api, run_id: str, step_no: int, outcome: Outcome) -> None:
+    """Be the worker that takes a queued step of tenant acme and ends it so."""
+    db, worker = api.parts.db_of_all, WorkerId("w1")
+    claim = work.claim(db, TenantId("acme"), RunId(UUID(run_id)), step_no, worker_id=worker, lease_ms=15_000)
+    assert claim is not None
+    change = work.complete(db, claim, outcome, worker_id=worker, handoff_pools=frozenset(), lease_ms=15_000)
+    assert change.accepted
+
+
+@pytest.fixture(scope="session")
+def signer() -> Signer:
+    return ec_signer()
+
+
+@pytest.fixture
+def redis_address(redis_url: str) -> str:
+    """The Redis of the application; a test may override it with one that is not there."""
+    return redis_url
+
+
+@pytest.fixture
+def parts(
+    tmp_path: Path, signer: Signer, api_db: Database, service_db: Database, redis_address: str
+) -> Iterator[Parts]:
+    key_file = tmp_path / "jwks.json"
+    key_file.write_text(jwks(signer))
+    celery = make_celery(Settings(redis_url=redis_address))
+    dispatcher = Dispatcher(api_db, celery)
+    yield Parts(
+        db=api_db,
+        db_of_all=service_db,
+        dispatcher=dispatcher,
+        ping_queue=queue_probe(redis_address),
+        catalog=Catalog([Noop()]),  # type: ignore[list-item]
+        artifacts=open_store(f"file://{tmp_path}/artifacts"),
+        tokens=TokenVerifier(load_keys(key_file), issuer="test"),
+        page_tokens=PageTokens(b"k" * 32),
+        pools=frozenset({"default", "gpu"}),
+    )
+    dispatcher.close()
+    celery.close()
+
+
+@pytest.fixture
+def api(parts: Parts, signer: Signer) -> Api:
+    """The API, called by tenant acme with every scope."""
+    return Api(app=create_app(parts), parts=parts, signer=signer).as_("acme")
