@@ -33,7 +33,10 @@ class Signer:
         return {**json.loads(text), "kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
     def token(self, *, header: dict[str, object] | None = None, **claims: object) -> str:
-        """Sign a token for tenant acme with all scopes, valid for an hour, unless ``claims`` say otherwise; ``None`` drops one."""
+        """Sign a token for tenant acme with all scopes, valid for an hour, unless ``claims`` say otherwise.
+
+        A claim of ``None`` is left out.
+        """
         whole = {
             "sub": "ci",
             "iss": "test",

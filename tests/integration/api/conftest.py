@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from uuid import UUID
 
 import pytest
@@ -18,7 +19,7 @@ from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
 from shared.artifacts import open_store
 from shared.config import Settings
-from shared.domain.models import Outcome, RunId, TenantId, WorkerId
+from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
@@ -34,7 +35,7 @@ class Noop:
 
     name = "noop"
     version = "1.0.0"
-    schema = {
+    schema: ClassVar[JsonObject] = {
         "type": "object",
         "properties": {"count": {"type": "integer"}, "note": {"type": "string"}},
         "additionalProperties": False,
