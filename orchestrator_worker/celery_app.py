@@ -1,4 +1,4 @@
-"""Celery's worker, made fit for doorbells: a pool that wakes the loop, and a consumer that bad messages cannot end."""
+"""Celery's worker for doorbells: a pool that wakes the loop, a consumer that no bad message can end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from queue import Empty
 from typing import Any
 
 from celery import Celery
-from celery.concurrency.thread import ApplyResult, TaskPool
+from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 from kombu import Connection
@@ -52,7 +52,7 @@ class StepPool(TaskPool):
         with suppress(BlockingIOError):
             self._write.send(b"\0")
 
-    def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:
+    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
         result = super().on_apply(*args, **kwargs)
         result.f.add_done_callback(lambda _: self.wake())
         return result
@@ -65,7 +65,7 @@ class StepPool(TaskPool):
 class DoorbellTransport(Transport):
     """kombu's Redis transport, except that bytes which are no message are dropped."""
 
-    def on_readable(self, fileno: int) -> None:
+    def on_readable(self, fileno: int) -> None:  # type: ignore[override]  # The stubs have the base class.
         try:
             super().on_readable(fileno)
         except Empty:
@@ -85,7 +85,7 @@ class DoorbellConsumer(Consumer):
                 if message.headers.get("eta") or message.headers.get("expires"):
                     raise ValueError("a doorbell is not for later")
                 handle(message)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # Whatever it is, it must not end the worker.
                 REFUSED.note(error)
                 if not message.acknowledged:
                     message.ack()
@@ -98,7 +98,7 @@ class WorkerApp(Celery):
 
     def connection_for_read(self, *args: Any, **kwargs: Any) -> Connection:
         connection = super().connection_for_read(*args, **kwargs)
-        connection.transport_cls = DoorbellTransport
+        connection.transport_cls = DoorbellTransport  # type: ignore[assignment]  # A class is taken too.
         return connection
 
 

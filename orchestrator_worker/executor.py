@@ -42,9 +42,7 @@ from shared.plugins import (
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_MESSAGE = 2_000
-SHORTAGES = frozenset(
-    {errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
-)
+SHORTAGES = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 """What the machine may have again a little later."""
 NOT_IN_TEXT = re.compile("[\x00\ud800-\udfff]")
 
@@ -114,7 +112,9 @@ def _prepare(claim: Claim, catalog: Catalog) -> _Prepared | PluginFailed:
     problems = catalog.check_rendered(claim.uses, params)
     if problems:
         told = "; ".join(f"{problem.field or 'with'}: {problem.message}" for problem in problems)
-        return _plugin_error(f"`with` breaks the plugin's schema once it is rendered: {told}", retryable=False)
+        return _plugin_error(
+            f"`with` breaks the plugin's schema once it is rendered: {told}", retryable=False
+        )
     return _Prepared(params=params, inputs_hash=inputs_hash)
 
 
@@ -164,6 +164,10 @@ def _outcome(
     log: ArtifactRef | None,
     context: AttemptContext,
 ) -> Outcome:
+    if not isinstance(result, PluginStopped):
+        names = [artifact.name for artifact in result.artifacts]
+        if len(set(names)) < len(names):
+            result = _plugin_error("the plugin gave two artifacts the same name", retryable=False)
     if isinstance(result, PluginSucceeded):
         return _succeeded(claim, result, inputs_hash, log, context.limits)
     # A plugin that was stopped may report the failure that the stop has caused.
@@ -216,7 +220,9 @@ def _succeeded(
     )
 
 
-def _failed(claim: Claim, failure: PluginFailed, inputs_hash: Sha256 | None, log: ArtifactRef | None) -> Failed:
+def _failed(
+    claim: Claim, failure: PluginFailed, inputs_hash: Sha256 | None, log: ArtifactRef | None
+) -> Failed:
     again = failure.retryable and claim.tries < claim.retry.max_attempts
     return Failed(
         error_code=failure.error_code,

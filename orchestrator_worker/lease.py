@@ -47,17 +47,22 @@ class LeaseKeeper:
     So an attempt that was cut off has ended before its successor can begin.
     """
 
-    def __init__(self, renew: Renew, heartbeat: Callable[[], None], *, lease_ms: int, kill_grace_ms: int) -> None:
+    def __init__(
+        self, renew: Renew, heartbeat: Callable[[], None], *, lease_ms: int, kill_grace_ms: int
+    ) -> None:
         lease = lease_ms / 1000
         self._renew = renew
         self._heartbeat = heartbeat
-        self._period = min(lease / 3, LONGEST_RENEWAL_PERIOD_SECONDS)
+        self._period = min(lease / 4, LONGEST_RENEWAL_PERIOD_SECONDS)
+        # After a failure there may be time for more than one other try.
+        self._retry_period = self._period / 4
         # Time to kill a process politely, but never more than a third of the lease.
         self._usable = lease - min(lease / 3, kill_grace_ms / 1000 + 0.5)
         self._leases: set[Lease] = set()
         self._lock = threading.Lock()
         self._watch_changed = threading.Condition(self._lock)
         self._watch_until = float("-inf")
+        self._stopped: StopReason | None = None
         self._closed = threading.Event()
         self._next_heartbeat = float("-inf")
         self._threads: list[threading.Thread] = []
@@ -73,8 +78,8 @@ class LeaseKeeper:
 
     def close(self) -> None:
         """End the threads. One that hangs in PostgreSQL is left behind."""
-        self._closed.set()
         with self._lock:
+            self._closed.set()
             self._watch_changed.notify()
         for thread in self._threads:
             thread.join(1.0)
@@ -83,11 +88,14 @@ class LeaseKeeper:
     def keep(self, claim: Claim, *, since: float) -> Iterator[Lease]:
         """Keep the lease of a claim within the block; ``since`` is the time just before it was granted."""
         held = Held(tenant=claim.tenant, run_id=claim.run_id, step_no=claim.step_no, attempt=claim.attempt)
-        lease = Lease(held, Stop(timeout_seconds=claim.timeout_ms / 1000), since)
+        lease = Lease(held, Stop(), since)
         with self._lock:
             self._leases.add(lease)
+            stopped = self._stopped
             if since + self._usable < self._watch_until:
                 self._watch_changed.notify()
+        if stopped is not None:
+            lease.stop.request(stopped)
         try:
             yield lease
         finally:
@@ -99,7 +107,9 @@ class LeaseKeeper:
         return lease.confirmed + self._usable - time.monotonic()
 
     def stop_all(self, reason: StopReason) -> None:
-        """Stop every attempt that runs now."""
+        """Stop every attempt that runs now, or begins after this: a claim may be under way."""
+        with self._lock:
+            self._stopped = reason
         for lease in self._snapshot():
             lease.stop.request(reason)
 
@@ -110,14 +120,16 @@ class LeaseKeeper:
     def renew_once(self) -> None:
         """Renew the leases that are not fresh, in one statement; raises StoreUnavailable."""
         before = time.monotonic()
-        leases = {lease.held: lease for lease in self._snapshot() if before - lease.confirmed >= self._period / 2}
+        leases = {
+            lease.held: lease for lease in self._snapshot() if before - lease.confirmed >= self._period / 2
+        }
         if not leases:
             return
         renewals = {renewal.held: renewal for renewal in self._renew(list(leases))}
         for held, lease in leases.items():
             renewal = renewals.get(held)
             if renewal is None or not renewal.valid:
-                lease.stop.request(StopReason.LEASE_LOST)
+                self._give_up([lease])
                 continue
             lease.confirmed = before
             if renewal.cancel_requested:
@@ -129,36 +141,40 @@ class LeaseKeeper:
 
     def _renew_forever(self) -> None:
         while True:
+            pause = self._retry_period
             try:
                 self.renew_once()
                 if time.monotonic() >= self._next_heartbeat:
                     self._heartbeat()
                     self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+                pause = self._period
             except Unavailable as error:
                 self.failed.note(error)
             except Exception as error:
                 # Without this thread every lease of the process would run out.
                 self.failed.note(error)
                 LOGGER.exception("lease_renewal_failed")
-            if self._closed.wait(self._period):
+            if self._closed.wait(pause):
                 return
 
     def _watch_forever(self) -> None:
-        while not self._closed.is_set():
+        while True:
             with self._lock:
+                if self._closed.is_set():
+                    return
                 now = time.monotonic()
                 late = [lease for lease in self._leases if lease.confirmed + self._usable <= now]
-                in_time = [lease.confirmed for lease in self._leases if lease.confirmed + self._usable > now]
                 if not late:
-                    self._watch_until = min(in_time) + self._usable if in_time else float("inf")
-                    self._watch_changed.wait(self._watch_until - now if in_time else None)
+                    first = min((lease.confirmed for lease in self._leases), default=None)
+                    self._watch_until = float("inf") if first is None else first + self._usable
+                    self._watch_changed.wait(None if first is None else self._watch_until - now)
                     self._watch_until = float("-inf")
-            for lease in late:
-                lease.stop.request(StopReason.LEASE_LOST)
-            if late:
-                self._drop(late)
+            self._give_up(late)
 
-    def _drop(self, late: list[Lease]) -> None:
-        """Forget stopped leases: they are not renewed again, even if PostgreSQL would still allow it."""
-        with self._lock:
-            self._leases.difference_update(late)
+    def _give_up(self, lost: list[Lease]) -> None:
+        """Stop attempts and forget their leases: none is renewed again, even if PostgreSQL would allow it."""
+        for lease in lost:
+            lease.stop.request(StopReason.LEASE_LOST)
+        if lost:
+            with self._lock:
+                self._leases.difference_update(lost)

@@ -50,7 +50,9 @@ def collect(folder: Path, context: StepContext) -> Collected:
                 f"the command left more than {MAX_FILES} output files; pack them into one",
                 ErrorCode.OUTPUTS_TOO_LARGE,
             )
-    return Collected(members=members, artifacts=tuple(_store(folder, name, context) for name in sorted(names)))
+    return Collected(
+        members=members, artifacts=tuple(_store(folder, name, context) for name in sorted(names))
+    )
 
 
 def _store(folder: Path, name: str, context: StepContext) -> ArtifactRef:
@@ -69,10 +71,13 @@ def _read_members(path: Path, max_bytes: int) -> JsonObject:
         return {}
     except OSError as error:
         raise OutputRefused(f"{OUTPUTS_FILE} cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OutputRefused(f"{OUTPUTS_FILE} is no regular file")
-        data = file.read(max_bytes + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > max_bytes:
         raise OutputRefused(f"{OUTPUTS_FILE} is over {max_bytes} bytes", ErrorCode.OUTPUTS_TOO_LARGE)
     try:

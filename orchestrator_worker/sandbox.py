@@ -85,8 +85,8 @@ def run(
         stack.enter_context(wake)
         stack.enter_context(waker)
         report_read, report_write = os.pipe()
-        report = stack.enter_context(open(report_read, "rb", buffering=0))
-        with open(report_write, "wb", buffering=0):
+        report = stack.enter_context(os.fdopen(report_read, "rb", buffering=0))
+        with os.fdopen(report_write, "wb", buffering=0):
             keeper = _start_keeper(command.cwd, report_write)
         stack.enter_context(keeper)
         watch = _Watch(keeper, report, wake, kill_grace_seconds, {"out": on_stdout, "err": on_stderr})
@@ -131,7 +131,9 @@ class _Watch:
         kill_grace_seconds: float,
         sinks: Mapping[str, Callable[[bytes], None]],
     ) -> None:
-        assert keeper.stdin is not None and keeper.stdout is not None and keeper.stderr is not None
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        assert keeper.stderr is not None
         self._keeper = keeper
         self._control = keeper.stdin
         self._report = report

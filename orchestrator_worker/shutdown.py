@@ -54,7 +54,7 @@ class Shutdown:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # Celery looks at this flag at each turn of its loop and stops taking messages.
-        state.should_stop = 0
+        state.should_stop = 0  # type: ignore[assignment]  # The exit status; the stubs saw only None.
         self._signals.put(number)
         self._wake_loop()
 

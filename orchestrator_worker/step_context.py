@@ -20,8 +20,8 @@ LOG_NAME = "log"
 LOG_TYPE = "text/plain; charset=utf-8"
 UNKNOWN_TYPE = "application/octet-stream"
 MAX_NAME_BYTES = 1_024
-TOKEN = r"[\w!#$&^.+-]+"
-CONTENT_TYPE = re.compile(rf"{TOKEN}/{TOKEN}( *; *{TOKEN}=({TOKEN}|\"[ !#-\[\]-~]*\"))*", re.ASCII)
+WORD = r"[\w!#$&^.+-]+"
+CONTENT_TYPE = re.compile(rf"{WORD}/{WORD}( *; *{WORD}=({WORD}|\"[ !#-\[\]-~]*\"))*", re.ASCII)
 
 
 class AttemptLog:
@@ -155,4 +155,7 @@ def guess_type(name: str) -> str:
 @cache
 def _types() -> mimetypes.MimeTypes:
     # Not the module's own table: that one reads whatever files the machine has.
-    return mimetypes.MimeTypes()
+    types = mimetypes.MimeTypes()
+    types.add_type("text/markdown", ".md")
+    types.add_type("application/x-ndjson", ".ndjson")
+    return types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -17,15 +17,15 @@ from orchestrator_worker.shutdown import Shutdown
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.domain.expressions import ExpressionError, evaluate_when
-from shared.domain.models import Change, Claim, Failed, Outcome, RunId, TenantId, Undecided, WorkerId
+from shared.domain.models import Change, Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
 from shared.domain.states import ErrorCode
-from shared.errors import StoreUnavailable
+from shared.errors import ArtifactNotFound, StoreUnavailable
 from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP
 from shared.messaging.complaint import Complaint
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.doorbell import MESSAGE_VERSION
 from shared.plugins import Catalog, StopReason
-from shared.services import work
+from shared.services import artifacts, work
 from shared.store.db import Database
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -40,16 +40,6 @@ NO_POOLS: frozenset[str] = frozenset()
 
 class ForgedMessage(ValueError):
     """A message that nobody of ours can have sent."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What went wrong without being anybody's error; for the log and for tests."""
-
-    refused: Complaint
-    lost_results: Complaint
-    unreported: Complaint
-    unserved: Complaint
 
 
 class StepRunner:
@@ -76,19 +66,21 @@ class StepRunner:
         self._shutdown = shutdown
         self._worker_id = worker_id
         self._pools = frozenset(settings.worker_pools)
-        self.counters = Counters(
-            refused=Complaint("message_refused"),
-            lost_results=Complaint("result_thrown_away"),
-            unreported=Complaint("result_not_reported"),
-            unserved=Complaint("doorbell_not_served"),
-        )
+        self.refused = Complaint("message_refused")
+        """Messages that nobody of ours can have sent."""
+        self.lost_results = Complaint("result_thrown_away")
+        """Results of attempts whose lease was lost; another worker has the step, or will."""
+        self.unreported = Complaint("result_not_reported")
+        """Results that PostgreSQL did not take before the lease ended."""
+        self.unserved = Complaint("doorbell_not_served")
+        """Messages that an error ended; the sweeper finds what they left behind."""
 
     def serve_step(self, body: Mapping[str, object]) -> None:
         """Run the step that a message names, if it is ready, and what it hands on. Raises nothing."""
         try:
             tenant, run_id, step_no = parse_step(body)
         except ForgedMessage as error:
-            self.counters.refused.note(error)
+            self.refused.note(error)
             return
         try:
             slice_end = time.monotonic() + self._settings.handoff_ms / 1000
@@ -99,7 +91,7 @@ class StepRunner:
                 self._db, tenant, run_id, step_no, worker_id=self._worker_id, lease_ms=self._settings.lease_ms
             )
             self._work_through(claim, since, slice_end)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
     def serve_decision(self, body: Mapping[str, object]) -> None:
@@ -107,7 +99,7 @@ class StepRunner:
         try:
             tenant, run_id = parse_run(body)
         except ForgedMessage as error:
-            self.counters.refused.note(error)
+            self.refused.note(error)
             return
         try:
             slice_end = time.monotonic() + self._settings.handoff_ms / 1000
@@ -115,14 +107,14 @@ class StepRunner:
                 return
             claim, since = self._decide(tenant, run_id, self._handoff_pools(slice_end))
             self._work_through(claim, since, slice_end)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
     def _unserved(self, error: Exception) -> None:
         """Note an error that ended a message. The sweeper finds what it leaves behind."""
-        self.counters.unserved.note(error)
+        self.unserved.note(error)
         if not isinstance(error, StoreUnavailable):
-            LOGGER.exception("doorbell_failed")
+            LOGGER.error("doorbell_failed", exc_info=error)
 
     def _work_through(self, claim: Claim | None, since: float, slice_end: float) -> None:
         """Run a claimed step and then each that it hands on. ``since``: just before the claim was granted."""
@@ -137,21 +129,26 @@ class StepRunner:
         with self._keeper.keep(claim, since=since) as lease:
             outcome = self._attempt(claim, lease)
             if lease.stop.reason is StopReason.LEASE_LOST:
-                self.counters.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
+                self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
                 return None, 0.0
             change, since = self._complete(claim, outcome, lease, slice_end)
         self._dispatcher.steps_ready(claim.tenant, change.ready_pools)
         if not change.undecided:
             return change.next, since
         if change.next is not None:
-            self._decide(claim.tenant, claim.run_id, NO_POOLS)
+            self._decide_aside(claim.tenant, claim.run_id)
             return change.next, since
         return self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end))
 
     def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
         try:
             return run_attempt(
-                claim, catalog=self._catalog, store=self._store, settings=self._settings, stop=lease.stop
+                claim,
+                catalog=self._catalog,
+                store=self._store,
+                settings=self._settings,
+                stop=lease.stop,
+                owns=partial(self._owns, claim.tenant),
             )
         except Exception:
             LOGGER.exception("attempt_crashed", step=claim.step_id, run_id=str(claim.run_id))
@@ -161,7 +158,16 @@ class StepRunner:
                 retry_delay_ms=None,
             )
 
-    def _complete(self, claim: Claim, outcome: Outcome, lease: Lease, slice_end: float) -> tuple[Change, float]:
+    def _owns(self, tenant: TenantId, sha256: Sha256) -> bool:
+        try:
+            artifacts.owned(self._db, tenant, sha256)
+        except ArtifactNotFound:
+            return False
+        return True
+
+    def _complete(
+        self, claim: Claim, outcome: Outcome, lease: Lease, slice_end: float
+    ) -> tuple[Change, float]:
         """Report the outcome, again and again while PostgreSQL is away and the lease lasts.
 
         After an unknown commit the repeated call finds another state and changes nothing.
@@ -181,7 +187,7 @@ class StepRunner:
                 return change, since
             except StoreUnavailable as error:
                 if self._keeper.remaining_seconds(lease) < pause:
-                    self.counters.unreported.note(error, step=claim.step_id, run_id=str(claim.run_id))
+                    self.unreported.note(error, step=claim.step_id, run_id=str(claim.run_id))
                     return Change(accepted=False), since
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -210,10 +216,17 @@ class StepRunner:
             self._dispatcher.steps_ready(tenant, change.ready_pools)
             if change.next is not None:
                 if change.undecided:
-                    self._decide(tenant, run_id, NO_POOLS)
+                    self._decide_aside(tenant, run_id)
                 return change.next, since
             if not change.undecided:
                 return None, 0.0
+
+    def _decide_aside(self, tenant: TenantId, run_id: RunId) -> None:
+        """Evaluate what is left while a step is in hand already, which no failure here may cost."""
+        try:
+            self._decide(tenant, run_id, NO_POOLS)
+        except Exception as error:  # noqa: BLE001  # It is logged there.
+            self._unserved(error)
 
     def _handoff_pools(self, slice_end: float) -> frozenset[str]:
         """Tell which pools to take the next step from, within the same transaction."""

@@ -15,6 +15,7 @@ Report lines: ``started PID``, then one of ``exit STATUS``, ``signal NUMBER``;
 or ``error ERRNO`` alone when the program could not be started.
 """
 
+import errno
 import os
 import select
 import signal
@@ -63,7 +64,7 @@ def note_signal(number: int, frame: object) -> None:
 def prctl(option: int, value: int) -> None:
     """Set a property of this process, where the system has it (Linux)."""
     if sys.platform == "linux":
-        import ctypes
+        import ctypes  # noqa: PLC0415  # Elsewhere it would only cost time.
 
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
@@ -106,9 +107,11 @@ def start(arguments: list[bytes], environment: dict[bytes, bytes]) -> tuple[int,
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != keeper:
                 os._exit(127)
-            os.execvpe(arguments[0], arguments, environment)
+            os.execvpe(arguments[0], arguments, environment)  # noqa: S606  # The very purpose.
         except OSError as error:
-            os.write(error_write, b"%d" % (error.errno or 0))
+            os.write(error_write, b"%d" % (error.errno or errno.EINVAL))
+        except ValueError:  # An empty name of a program.
+            os.write(error_write, b"%d" % errno.ENOENT)
         finally:
             os._exit(127)
     os.close(error_write)
@@ -194,15 +197,21 @@ def descendants() -> list[tuple[int, int]]:
     """List the processes below this one as (process, group); empty where there is no ``/proc``."""
     children: dict[int, list[tuple[int, int]]] = {}
     if sys.platform == "linux":
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                try:
-                    with open(f"/proc/{name}/stat", "rb") as file:
-                        # The program's name stands in parentheses and may hold anything.
-                        fields = file.read().rpartition(b")")[2].split()
-                except (FileNotFoundError, ProcessLookupError):
-                    continue  # It has ended since it was listed.
-                children.setdefault(int(fields[1]), []).append((int(name), int(fields[2])))
+        with os.scandir("/proc") as entries:
+            numbers = [int(entry.name) for entry in entries if entry.name.isdigit()]
+        for pid in numbers:
+            try:
+                stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # It has ended since it was listed.
+            try:
+                # The program's name stands in parentheses and may hold anything.
+                fields = os.read(stat, 4096).rpartition(b")")[2].split()
+            except ProcessLookupError:
+                continue
+            finally:
+                os.close(stat)
+            children.setdefault(int(fields[1]), []).append((pid, int(fields[2])))
     found = list(children.get(os.getpid(), []))
     for pid, _ in found:
         found.extend(children.get(pid, []))

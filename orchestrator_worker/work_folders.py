@@ -46,7 +46,10 @@ def sweep(root: Path) -> int:
     removed = 0
     for path in [*root.glob(PREFIX + "*"), *root.glob(UNLOCKED_PREFIX + "*")]:
         with suppress(FileNotFoundError, BlockingIOError):
-            if path.name.startswith(UNLOCKED_PREFIX) and path.stat().st_mtime > time.time() - UNLOCKED_SECONDS:
+            if (
+                path.name.startswith(UNLOCKED_PREFIX)
+                and path.stat().st_mtime > time.time() - UNLOCKED_SECONDS
+            ):
                 continue
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

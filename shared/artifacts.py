@@ -38,13 +38,13 @@ class ArtifactCorrupt(OrchestratorError):
 
 
 class ArtifactStore(Protocol):
-    """Where artifacts are kept. Every method raises StoreUnavailable when the store is out of reach or full."""
+    """Where artifacts are kept. Every method may raise StoreUnavailable: out of reach, or full."""
 
     def put_bytes(self, content: bytes, *, max_bytes: int | None = None) -> tuple[Sha256, int]:
         """Store ``content`` for good and return its hash and size; raises ArtifactTooLarge."""
 
     def put_file(self, path: Path, *, max_bytes: int | None = None) -> tuple[Sha256, int]:
-        """Store a copy of a regular file, never of what a symbolic link points to; raises ArtifactTooLarge."""
+        """Store a copy of a file, never of what a symbolic link points to; raises ArtifactTooLarge."""
 
     def open(self, sha256: Sha256) -> BinaryIO:
         """Open the content for reading; seekable; raises ArtifactNotFound."""
@@ -53,11 +53,14 @@ class ArtifactStore(Protocol):
         """Return the size in bytes; raises ArtifactNotFound."""
 
     def copy_to(self, sha256: Sha256, target: Path) -> None:
-        """Write the content to a new read-only file, checking its hash; raises ArtifactNotFound, ArtifactCorrupt."""
+        """Write the content to a new read-only file and check its hash.
+
+        Raises ArtifactNotFound, and ArtifactCorrupt when the bytes have another hash.
+        """
 
 
 def open_store(url: str) -> ArtifactStore:
-    """Open the store at ``file:///absolute/folder``, making the folder; other schemes are refused with ValueError."""
+    """Open the store at ``file:///absolute/folder``, making the folder; refuse others with ValueError."""
     parts = urlsplit(url)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ValueError(f"the artifact store must be file:///absolute/folder, not {parts.scheme or url!r}")
@@ -97,7 +100,11 @@ class FolderStore:
     def put_file(self, path: Path, *, max_bytes: int | None = None) -> tuple[Sha256, int]:
         digest, size = hashlib.sha256(), 0
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(source, "rb", buffering=0) as reader, _translated(), self._temporary() as (file, temporary):
+        with (
+            os.fdopen(source, "rb", buffering=0) as reader,
+            _translated(),
+            self._temporary() as (file, temporary),
+        ):
             while chunk := reader.read(CHUNK_BYTES):
                 size += len(chunk)
                 if max_bytes is not None and size > max_bytes:

@@ -70,7 +70,9 @@ class CommandPlugin:
         except output_folder.OutputRefused as refusal:
             return refusal.failure
 
-    def _run(self, command: sandbox.Command, output: Path, context: StepContext, *, capture: bool) -> PluginResult:
+    def _run(
+        self, command: sandbox.Command, output: Path, context: StepContext, *, capture: bool
+    ) -> PluginResult:
         stdout, tail_out, tail_err = bytearray(), _Tail(), _Tail()
 
         def on_stdout(chunk: bytes) -> None:
@@ -101,7 +103,8 @@ class CommandPlugin:
             outputs["stdout"] = _captured(bytes(stdout))
         collected = output_folder.collect(output, context)
         outputs["files"] = {
-            artifact.name: {"hash": artifact.sha256, "size": artifact.size_bytes} for artifact in collected.artifacts
+            artifact.name: {"hash": artifact.sha256, "size": artifact.size_bytes}
+            for artifact in collected.artifacts
         }
         return PluginSucceeded(outputs={**collected.members, **outputs}, artifacts=collected.artifacts)
 
@@ -125,13 +128,19 @@ def _failure(ending: sandbox.Ending, program: str, tail: str) -> PluginFailed:
         case sandbox.NotStarted(errno):
             return _refused(f"cannot start {program!r}: {os.strerror(errno)}")
         case sandbox.KeeperLost():
-            message = "the process that watches over the command was killed, and the command with it"
-            return PluginFailed(error_code=ErrorCode.PLUGIN_ERROR, message=message, retryable=True)
+            return PluginFailed(
+                error_code=ErrorCode.PLUGIN_ERROR,
+                message="the process that watches over the command was killed, and the command with it",
+                retryable=True,
+            )
         case sandbox.Killed(number):
-            what = f"ended by {_signal_name(number)}"
+            return _ended(f"ended by {_signal_name(number)}", tail)
         case sandbox.Exited(status):
-            what = f"exit status {status}"
-    message = f"{what}: {tail}" if tail else what
+            return _ended(f"exit status {status}", tail)
+
+
+def _ended(how: str, tail: str) -> PluginFailed:
+    message = f"{how}: {tail}" if tail else how
     return PluginFailed(error_code=ErrorCode.EXIT_STATUS, message=message, retryable=True)
 
 
@@ -160,7 +169,7 @@ def _environment(own: Mapping[str, Json], base: Path, context: StepContext) -> d
     The worker's Python comes first on it, so that ``python`` is one that exists everywhere.
     """
     return {
-        "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath))),
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "HOME": str(base / "work"),
         "LANG": "C.UTF-8",
         "TMPDIR": str(base / "tmp"),
@@ -176,16 +185,25 @@ def _environment(own: Mapping[str, Json], base: Path, context: StepContext) -> d
 def _place_inputs(files: Mapping[str, Json], work: Path, context: StepContext) -> None:
     for name, sha256 in files.items():
         path = PurePosixPath(name)
-        if not name or "\0" in name or path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
+        if (
+            not name
+            or "\0" in name
+            or path.is_absolute()
+            or ".." in path.parts
+            or str(path) != name
+            or name == "."
+        ):
             raise output_folder.OutputRefused(f"inputFiles: {name!r} is no plain relative path")
+        if any(name.startswith(f"{other}/") for other in files):
+            raise output_folder.OutputRefused(f"inputFiles: {name!r} lies below another file")
         target = work / path
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             context.fetch_artifact(Sha256(_text(sha256)), target)
         except ArtifactNotFound as error:
-            raise output_folder.OutputRefused(f"inputFiles: {name!r}: there is no artifact {sha256}") from error
-        except (FileExistsError, NotADirectoryError) as error:
-            raise output_folder.OutputRefused(f"inputFiles: {name!r} is a file and a folder at once") from error
+            raise output_folder.OutputRefused(
+                f"inputFiles: {name!r}: there is no artifact {sha256}"
+            ) from error
 
 
 def _text(value: Json) -> str:

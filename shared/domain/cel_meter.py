@@ -30,9 +30,7 @@ _PER_REPEATING_PATTERN = 1_000_000
 def rewrite(source: str, reading: Reading) -> str:
     """Let the ranges and the regular expressions of ``source`` pass through the functions of a ``Meter``."""
     changes = [(macro.dot, macro.dot, f".{_range_name(i)}()") for i, macro in enumerate(reading.macros)]
-    changes += [
-        (start, start + len("matches"), _matches_name(i)) for i, (start, _) in enumerate(reading.matches)
-    ]
+    changes += [(start, start + len("matches"), _matches_name(i)) for i, start in enumerate(reading.matches)]
     for start, end, text in sorted(changes, reverse=True):
         source = source[:start] + text + source[end:]
     return source

@@ -6,6 +6,7 @@ equal result, whatever the machine and the order in which objects were written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,7 @@ __all__ = [
 
 _OPEN = "${{"
 _CLOSE = "}}"
+_MAY_HIDE_CLOSE = re.compile(r"[\"'{]|//")
 _MAX_MESSAGE = 500
 
 _T = TypeVar("_T")
@@ -57,7 +59,7 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """An expression ready to run: the program with its metered functions, and what was read from its source."""
+    """An expression ready to run: the program, metered, and what was read from its source."""
 
     program: cel.Program
     reading: Reading
@@ -65,7 +67,7 @@ class _Compiled:
 
 
 def holes(text: str) -> tuple[Hole, ...]:
-    """Find the ``${{ }}`` in ``text``. One ends at the first ``}}`` outside of CEL's own texts and brackets."""
+    """Find the ``${{ }}`` in ``text``. One ends at the first ``}}`` outside of CEL's texts and braces."""
     found: list[Hole] = []
     start = text.find(_OPEN)
     while start >= 0:
@@ -76,13 +78,15 @@ def holes(text: str) -> tuple[Hole, ...]:
 
 
 def _end_of_hole(text: str, start: int) -> int:
+    end = text.find(_CLOSE, start)
+    if end >= 0 and not _MAY_HIDE_CLOSE.search(text, start, end):
+        return end
     depth = 0
     for token in scan(text, start):
-        if token.kind != "sign":
-            continue
-        if depth == 0 and text.startswith(_CLOSE, token.start):
+        if token.text == "}" and depth == 0 and text.startswith(_CLOSE, token.start):
             return token.start
-        depth += (token.text in "([{") - (token.text in ")]}")
+        if token.kind == "sign":
+            depth += (token.text == "{") - (token.text == "}")
     raise ExpressionError(f"a {_OPEN} is never closed by {_CLOSE}")
 
 
@@ -114,7 +118,7 @@ def references(source: str) -> References:
 
 
 def evaluate_when(source: str, *, inputs: JsonObject, ancestors: Mapping[StepId, Ancestor]) -> bool:
-    """Decide whether a step runs. Raises ``ExpressionError`` if there is no value, or it is not true or false."""
+    """Decide whether a step runs. Raises ``ExpressionError`` unless the value is true or false."""
     value = _Evaluation(inputs, ancestors).evaluate(source)
     if not isinstance(value, bool):
         raise ExpressionError(f"when must be true or false, and is {kind(value)}")
@@ -163,8 +167,8 @@ class _Evaluation:
         self._values: dict[str, Json] = {
             "inputs": to_cel(inputs),
             "steps": {
-                id: {"status": str(ancestor.status), "outputs": to_cel(ancestor.outputs)}
-                for id, ancestor in ancestors.items()
+                step_id: {"status": str(ancestor.status), "outputs": to_cel(ancestor.outputs)}
+                for step_id, ancestor in ancestors.items()
             },
         }
         self._context: cel.Context | None = None
@@ -223,7 +227,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line what the library found; it answers a syntax error with the whole source drawn below it."""
+    """Say in one line what the library found; below a syntax error it draws the whole source."""
     if isinstance(error, KeyError):
         return f"there is no member {error.args[0]!r}"[:_MAX_MESSAGE]
     for line in str(error).splitlines():

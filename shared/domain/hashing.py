@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 import rfc8785
 
@@ -59,22 +60,35 @@ def _sorts_plainly(root: Json) -> bool:
             return plainly
         deeper: list[Json] = []
         for value in level:
-            if value is None or isinstance(value, (str, bool)):
+            if isinstance(value, str):
                 continue
-            if isinstance(value, int):
-                if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
-                    raise NotCanonical("an integer is beyond 2^53 - 1")
-            elif isinstance(value, float):
-                plainly = False
-            elif isinstance(value, dict):
-                for key in value:
-                    if not isinstance(key, str):
-                        raise NotCanonical("a key is no text")
-                    plainly = plainly and (key.isascii() or max(key) < _FIRST_REORDERED)
+            if isinstance(value, dict):
+                plainly = _keys_sort_plainly(value) and plainly
                 deeper.extend(value.values())
             elif isinstance(value, (list, tuple)):
                 deeper.extend(value)
+            elif isinstance(value, float):
+                plainly = False
             else:
-                raise NotCanonical(f"{type(value).__name__} is no JSON type")
+                _check_scalar(value)
         level = deeper
     raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _keys_sort_plainly(value: Iterable[object]) -> bool:
+    plainly = True
+    for key in value:
+        if not isinstance(key, str):
+            raise NotCanonical("a key is no text")
+        if not key.isascii() and max(key) >= _FIRST_REORDERED:
+            plainly = False
+    return plainly
+
+
+def _check_scalar(value: object) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if not isinstance(value, int):
+        raise NotCanonical(f"{type(value).__name__} is no JSON type")
+    if abs(value) > MAX_SAFE_INTEGER:
+        raise NotCanonical("an integer is beyond 2^53 - 1")

@@ -79,7 +79,7 @@ class Dispatcher:
         self._closed = False
 
     def steps_ready(self, tenant: TenantId | None, pools: Collection[str]) -> None:
-        """Dispatch from these pools soon: ``tenant`` got ready steps there, or (``None``) a slot was freed."""
+        """Dispatch from these pools soon: ``tenant`` got ready steps, or (``None``) a slot was freed."""
         if pools:
             with self._changed:
                 for pool in pools:

@@ -16,7 +16,13 @@ from redis.exceptions import RedisError
 
 from shared.domain.models import RunId, TenantId
 from shared.errors import QueueUnavailable
-from shared.messaging.celery_app import DECIDE_RUN, DECISIONS_QUEUE, EXECUTE_STEP, SOCKET_TIMEOUT_SECONDS, queue_name
+from shared.messaging.celery_app import (
+    DECIDE_RUN,
+    DECISIONS_QUEUE,
+    EXECUTE_STEP,
+    SOCKET_TIMEOUT_SECONDS,
+    queue_name,
+)
 
 MESSAGE_VERSION = 1
 
@@ -48,7 +54,12 @@ def send(app: Celery, doorbells: Sequence[StepDoorbell]) -> None:
             (
                 queue_name(bell.pool),
                 EXECUTE_STEP,
-                {"v": MESSAGE_VERSION, "tenant": bell.tenant, "run_id": str(bell.run_id), "step_no": bell.step_no},
+                {
+                    "v": MESSAGE_VERSION,
+                    "tenant": bell.tenant,
+                    "run_id": str(bell.run_id),
+                    "step_no": bell.step_no,
+                },
             )
             for bell in doorbells
         ),
@@ -67,11 +78,17 @@ def _publish(app: Celery, messages: Iterable[Message]) -> None:
     try:
         with (
             app.producer_pool.acquire(block=True, timeout=SOCKET_TIMEOUT_SECONDS) as producer,
-            producer.batch(),
+            producer.batch(),  # type: ignore[attr-defined]  # New in kombu 5.7; the stubs are older.
         ):
             for queue, task, kwargs in messages:
                 message = amqp.create_task_message(
-                    uuid(), task, kwargs=kwargs, argsrepr="", kwargsrepr="", origin="orchestrator", ignore_result=True
+                    uuid(),
+                    task,
+                    kwargs=kwargs,
+                    argsrepr="",
+                    kwargsrepr="",
+                    origin="orchestrator",
+                    ignore_result=True,
                 )
                 producer.publish(
                     message.body,
@@ -81,5 +98,16 @@ def _publish(app: Celery, messages: Iterable[Message]) -> None:
                     headers=message.headers,
                     **message.properties,
                 )
+    except (KombuError, RedisError, OSError) as error:
+        raise QueueUnavailable("Redis is out of reach") from error
+
+
+def waiting(app: Celery, pool: str) -> int:
+    """Count the doorbells of a pool that Redis holds; raises QueueUnavailable."""
+    try:
+        with app.pool.acquire(block=True, timeout=SOCKET_TIMEOUT_SECONDS) as connection:
+            # To declare a queue is a local matter with Redis; the answer has its length.
+            channel = connection.default_channel  # type: ignore[attr-defined]  # The stubs take it for producers.
+            return int(channel.queue_declare(queue_name(pool)).message_count)
     except (KombuError, RedisError, OSError) as error:
         raise QueueUnavailable("Redis is out of reach") from error

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
@@ -116,7 +118,7 @@ class Catalog:
 
 
 def load_catalog() -> Catalog:
-    """Load every plugin that an installed package declares; raises CatalogError for one that cannot be loaded."""
+    """Load every plugin that an installed package declares; raises CatalogError if one cannot be loaded."""
     # An editable install can show the same declaration twice, once beside the sources.
     found = {(point.name, point.value): point for point in entry_points(group=GROUP)}
     plugins: list[Plugin] = []
@@ -139,8 +141,7 @@ def _source_digest(plugin: Plugin) -> Sha256:
 
 
 def _problems(errors: Iterator[ValidationError]) -> list[Problem]:
-    problems = [Problem(_path(error.absolute_path), _message(error)) for _, error in zip(range(MAX_PROBLEMS), errors)]
-    return sorted(problems)
+    return sorted(Problem(_path(e.absolute_path), _message(e)) for e in islice(errors, MAX_PROBLEMS))
 
 
 def _path(parts: Iterable[str | int]) -> str:
@@ -158,9 +159,11 @@ def _message(error: ValidationError) -> str:
 
 
 def _hangs_on_expression(error: ValidationError) -> bool:
-    if isinstance(error.instance, str):
-        return "${{" in error.instance
-    return error.validator not in SHAPE_KEYWORDS and _has_expression(error.instance)
+    """Tell whether the value that the error complains of is not known before rendering."""
+    value = cast(Json, error.instance)
+    if isinstance(value, str):
+        return "${{" in value
+    return error.validator not in SHAPE_KEYWORDS and _has_expression(value)
 
 
 def _has_expression(value: Json) -> bool:

@@ -21,7 +21,7 @@ class PluginSucceeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginFailed:
-    """The step's work failed. ``message`` is for the person who reads the run; ``retryable`` if a retry may help."""
+    """The work failed; ``message`` is for the reader of the run, ``retryable`` if another try may help."""
 
     error_code: ErrorCode
     message: str
@@ -74,6 +74,7 @@ class StepContext(Protocol):
     @property
     def traceparent(self) -> str:
         """The W3C trace context of this attempt."""
+
     @property
     def stop(self) -> Stop: ...
     @property
@@ -103,7 +104,7 @@ class Plugin(Protocol):
     version: ClassVar[str]
     """SemVer; ``uses: name@version`` asks for exactly this one."""
     schema: ClassVar[JsonObject]
-    """JSON Schema (2020-12) of ``with``. Checked at publish around the expressions, and again once they are rendered."""
+    """JSON Schema (2020-12) of ``with``, checked at publish around expressions and again after rendering."""
     needs_network: ClassVar[bool]
     retryable: ClassVar[str]
     """Which of its failures are worth a retry, in a sentence for the reader of ``GET /plugins``."""

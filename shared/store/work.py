@@ -82,7 +82,13 @@ def claim(
 
 
 def complete(
-    cur: Cursor, tenant: TenantId, run_id: RunId, step_no: int, attempt: int, outcome: Outcome, handoff: Handoff
+    cur: Cursor,
+    tenant: TenantId,
+    run_id: RunId,
+    step_no: int,
+    attempt: int,
+    outcome: Outcome,
+    handoff: Handoff,
 ) -> Change:
     """Take note of how an attempt ended, guarded by the attempt: a late one changes nothing."""
     cur.execute(
@@ -165,7 +171,13 @@ def list_undecided(cur: Cursor, tenant: TenantId, run_id: RunId) -> list[Undecid
 
 
 def decide(
-    cur: Cursor, tenant: TenantId, run_id: RunId, *, unlock: Sequence[int], skip: Sequence[int], handoff: Handoff
+    cur: Cursor,
+    tenant: TenantId,
+    run_id: RunId,
+    *,
+    unlock: Sequence[int],
+    skip: Sequence[int],
+    handoff: Handoff,
 ) -> Change:
     """Unlock or skip undecided steps by what their ``when`` said; decided ones stay as they are."""
     cur.execute(
@@ -199,9 +211,7 @@ def renew(cur: Cursor, held: Sequence[Held], *, lease_ms: int) -> list[Renewal]:
     cancelled = {
         Held(TenantId(row[0]), RunId(UUID(row[1])), row[2], row[3]): bool(row[4]) for row in cur.fetchall()
     }
-    return [
-        Renewal(held=h, valid=h in cancelled, cancel_requested=cancelled.get(h, False)) for h in ordered
-    ]
+    return [Renewal(held=h, valid=h in cancelled, cancel_requested=cancelled.get(h, False)) for h in ordered]
 
 
 def _change(tenant: TenantId, run_id: RunId, row: Row) -> Change:

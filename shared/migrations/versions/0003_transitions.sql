@@ -68,7 +68,9 @@ BEGIN ATOMIC
             FROM orch.steps AS s
             CROSS JOIN LATERAL (
                 SELECT q.step_id FROM orch.dag_steps AS q
-                WHERE q.tenant = (r).tenant AND q.dag_version_id = (r).dag_version_id AND q.step_no = s.step_no
+                WHERE
+                    q.tenant = (r).tenant AND q.dag_version_id = (r).dag_version_id
+                    AND q.step_no = s.step_no
                 OFFSET 0
             ) AS d
             WHERE s.tenant = (r).tenant AND s.run_id = (r).run_id
@@ -129,7 +131,8 @@ BEGIN
             ELSE 'completed'
         END;
         v_seq := v_seq + 1;
-        v_line := '{' || v_about || v_seq || ',"status":"' || v_status || '",' || v_tail || 'run.' || v_status || '"}';
+        v_line := '{' || v_about || v_seq || ',"status":"' || v_status || '",'
+            || v_tail || 'run.' || v_status || '"}';
         v_head := sha256(v_head || convert_to(v_line, 'UTF8'));
         v_lines := array_append(v_lines, v_line);
         v_hashes := array_append(v_hashes, v_head);
@@ -156,7 +159,8 @@ $$;
 -- that wait for nothing more, and go on with the skipped ones. p_ended are the ended steps; those of
 -- them that count as failed for their successors are in p_failed. Returns the changes in order.
 CREATE FUNCTION orch.settle(
-    r orch.runs, p_ended integer [], p_failed integer [], OUT changes orch.step_change [], OUT undecided boolean
+    r orch.runs, p_ended integer [], p_failed integer [],
+    OUT changes orch.step_change [], OUT undecided boolean
 )
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -264,7 +268,10 @@ $$;
 CREATE FUNCTION orch.ancestors(r orch.runs, p_refs integer []) RETURNS json
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT json_object_agg(a.step_id, json_build_object('status', a.status, 'outputs', coalesce(a.outputs, '{}')))
+    SELECT
+        json_object_agg(
+            a.step_id, json_build_object('status', a.status, 'outputs', coalesce(a.outputs, '{}'))
+        )
     FROM unnest(p_refs) AS ref (step_no)
     CROSS JOIN LATERAL (
         SELECT d.step_id, s.status, s.outputs
@@ -454,12 +461,13 @@ CREATE FUNCTION orch.complete(
 LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
-    v_now timestamptz := orch.utc_ms();
+    v_now timestamptz;
     v_status text := p_ending;
     v_step orch.step_change;
     v_result orch.change;
 BEGIN
     SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    v_now := orch.utc_ms();
     IF p_ending IN ('retrying', 'released') THEN
         v_status := CASE
             WHEN r.cancel_requested_utc IS NOT NULL THEN 'cancelled'
@@ -530,12 +538,13 @@ CREATE FUNCTION orch.decide(
 LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
-    v_now timestamptz := orch.utc_ms();
+    v_now timestamptz;
     v_decided integer [];
     v_changes orch.step_change [];
     v_result orch.change;
 BEGIN
     SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    v_now := orch.utc_ms();
     WITH decided AS (
         UPDATE orch.steps AS s
         SET
@@ -566,10 +575,11 @@ CREATE FUNCTION orch.cancel_run(p_tenant text, p_run uuid, p_reason text) RETURN
 LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
-    v_now timestamptz := orch.utc_ms();
+    v_now timestamptz;
     v_cancelled integer [];
 BEGIN
     SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    v_now := orch.utc_ms();
     IF NOT FOUND OR r.status <> 'running' OR r.cancel_requested_utc IS NOT NULL THEN
         RETURN r.status;
     END IF;

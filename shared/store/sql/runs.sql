@@ -50,7 +50,7 @@ WHERE
         )
     )
 ORDER BY r.started_utc DESC, r.run_id
-LIMIT %(limit)s;
+LIMIT %(max_rows)s;
 
 -- name: cancel
 -- Request a cancellation; the status that the run has then, NULL when there is no such run.

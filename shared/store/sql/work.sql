@@ -3,17 +3,18 @@
 -- name: claim
 -- Take a queued step for one attempt; NULLs when it is not queued any more.
 SELECT
-    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params, c.when_expr,
-    c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms, c.pool, c.inputs, c.ancestors
+    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
+    c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
+    c.pool, c.inputs, c.ancestors
 FROM orch.claim(%(tenant)s, %(run_id)s, %(step_no)s, %(worker_id)s, %(lease_ms)s) AS c;
 
 -- name: complete
 -- Take note of how an attempt ended, if it still holds its step; and claim the next one when asked.
 SELECT
     (c).accepted, (c).ready_pools, (c).undecided, (c).run_status,
-    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses, (n).params,
-    (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier, (n).timeout_ms,
-    (n).pool, (n).inputs, (n).ancestors
+    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses,
+    (n).params, (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier,
+    (n).timeout_ms, (n).pool, (n).inputs, (n).ancestors
 FROM orch.complete(
     %(tenant)s, %(run_id)s, %(step_no)s, %(attempt)s, %(ending)s,
     %(outputs)s::json, decode(%(outputs_hash)s, 'hex'), decode(%(inputs_hash)s, 'hex'),
@@ -25,9 +26,9 @@ FROM orch.complete(
 -- Unlock or skip steps whose when was evaluated; and claim one of the unlocked when asked.
 SELECT
     (c).accepted, (c).ready_pools, (c).undecided, (c).run_status,
-    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses, (n).params,
-    (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier, (n).timeout_ms,
-    (n).pool, (n).inputs, (n).ancestors
+    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses,
+    (n).params, (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier,
+    (n).timeout_ms, (n).pool, (n).inputs, (n).ancestors
 FROM orch.decide(
     %(tenant)s, %(run_id)s, %(unlock)s::integer [], %(skip)s::integer [],
     %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
