@@ -162,7 +162,8 @@ class GuardedBackend(httpcore.NetworkBackend):
                 )
             except (OSError, UnicodeError) as error:
                 failures.append(error if isinstance(error, OSError) else OSError(f"{host!r} is no host name"))
-            done.set()
+            finally:
+                done.set()
 
         forget = self._stop.call_on_stop(done.set)
         threading.Thread(target=look_up, name="resolve", daemon=True).start()

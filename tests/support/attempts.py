@@ -83,9 +83,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.settings = Settings(work_dir=self.folder / "work", kill_grace_ms=500)
         self.store = FolderStore(self.folder / "artifacts")
-        self.catalog = Catalog(
-            [NoopPlugin(), SleepPlugin(), CommandPlugin(), HttpPlugin(), *self.plugins]
-        )
+        self.catalog = Catalog([NoopPlugin(), SleepPlugin(), CommandPlugin(), HttpPlugin(), *self.plugins])
 
     def run(self, step: Claim, stop: Stop | None = None) -> Outcome:
         return run_attempt(

@@ -14,7 +14,16 @@ from orchestrator_worker.plugins.noop import NoopPlugin
 from orchestrator_worker.plugins.sleep import SleepPlugin
 from shared.domain.models import JsonObject
 from shared.errors import Problem
-from shared.plugins import Catalog, CatalogError, PluginResult, PluginSucceeded, StepContext, Stop, StopReason, load_catalog
+from shared.plugins import (
+    Catalog,
+    CatalogError,
+    PluginResult,
+    PluginSucceeded,
+    StepContext,
+    Stop,
+    StopReason,
+    load_catalog,
+)
 from tests.support.eventually import eventually
 
 
@@ -25,7 +34,11 @@ class StrictPlugin:
         "type": "object",
         "properties": {
             "count": {"type": "integer", "minimum": 1},
-            "names": {"type": "array", "items": {"type": "string", "pattern": "^[a-z]+$"}, "uniqueItems": True},
+            "names": {
+                "type": "array",
+                "items": {"type": "string", "pattern": "^[a-z]+$"},
+                "uniqueItems": True,
+            },
             "target": {"oneOf": [{"type": "integer"}, {"type": "object", "required": ["id"]}]},
         },
         "required": ["count"],

@@ -171,7 +171,9 @@ def test_a_retry_needs_a_failure_worth_it_and_a_try_left(
     bench: Bench, retryable: bool, tries: int, delay: int | None
 ) -> None:
     policy = RetryPolicy(max_attempts=3, initial_delay_ms=100, multiplier=3)
-    step = claim("scripted", scripted(do="fail", message="no", retryable=retryable), retry=policy, tries=tries)
+    step = claim(
+        "scripted", scripted(do="fail", message="no", retryable=retryable), retry=policy, tries=tries
+    )
     outcome = bench.run(step)
     assert isinstance(outcome, Failed)
     assert (outcome.error_code, outcome.retry_delay_ms) == (ErrorCode.EXIT_STATUS, delay)
@@ -212,7 +214,9 @@ def test_outputs_that_the_ledger_cannot_keep_fail_the_step(bench: Bench, value: 
 
 
 def test_a_backslash_before_u0000_is_no_nul(bench: Bench) -> None:
-    assert bench.succeed("scripted", scripted(do="outputs", value="backslash")).outputs == {"value": "\\u0000"}
+    assert bench.succeed("scripted", scripted(do="outputs", value="backslash")).outputs == {
+        "value": "\\u0000"
+    }
 
 
 def test_outputs_over_the_limit_fail_the_step_for_good(bench: Bench) -> None:
@@ -233,7 +237,9 @@ def test_what_was_logged_is_an_artifact_of_the_attempt(bench: Bench) -> None:
     assert outcome.logs_ref is not None
     assert bench.read(outcome.logs_ref) == b"hello\n"
     assert outcome.artifacts == (
-        ArtifactRef(name="log", sha256=outcome.logs_ref, size_bytes=6, content_type="text/plain; charset=utf-8"),
+        ArtifactRef(
+            name="log", sha256=outcome.logs_ref, size_bytes=6, content_type="text/plain; charset=utf-8"
+        ),
     )
 
 
@@ -258,7 +264,8 @@ def test_two_artifacts_of_one_name_are_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "/etc/passwd", "../up", "a/../b", "a//b", "./a", "a/", "log", "a\nb", "a\udcff", "x" * 1025]
+    "name",
+    ["", ".", "/etc/passwd", "../up", "a/../b", "a//b", "./a", "a/", "log", "a\nb", "a\udcff", "x" * 1025],
 )
 def test_an_artifact_needs_a_plain_relative_name(bench: Bench, name: str) -> None:
     step = claim("scripted", scripted(do="name", name="n"))
