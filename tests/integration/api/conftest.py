@@ -54,14 +54,14 @@ class Api:
     tenant: str | None = "acme"
     token: str | None = None
 
-    def as_(self, tenant: str, **claims: object) -> Api:
-        """Act for ``tenant`` with a token of its own, or with the one that ``claims`` describe."""
+    def as_(self, tenant_header: str, **claims: object) -> Api:
+        """Act for a tenant with a token of its own, or with one that ``claims`` describe otherwise."""
         return Api(
             app=self.app,
             parts=self.parts,
             signer=self.signer,
-            tenant=tenant,
-            token=self.signer.token(**(claims if "tenants" in claims else {"tenant": tenant, **claims})),
+            tenant=tenant_header,
+            token=self.signer.token({"tenant": tenant_header, **claims}),
         )
 
     def anonymous(self) -> Api:
