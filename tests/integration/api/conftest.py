@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -25,6 +26,7 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
 from shared.services import work
 from shared.store.db import Database
+from tests.support.servers import Servers
 from tests.support.tokens import Signer, ec_signer, jwks
 
 PREFIX = "/api/v1/orchestrator"
@@ -100,6 +102,33 @@ def signer() -> Signer:
     return ec_signer()
 
 
+@contextmanager
+def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> Iterator[Api]:
+    """Put the API together on these servers, as tenant acme with every scope."""
+    key_file = folder / "jwks.json"
+    key_file.write_text(jwks(signer))
+    db = Database(database_url, role="orch_api", size=8, application_name="test-api")
+    db_of_all = Database(database_url, role="orch_service", size=2, application_name="test-service")
+    celery = make_celery(Settings(redis_url=redis_url))
+    dispatcher = Dispatcher(db, celery)
+    parts = Parts(
+        db=db,
+        db_of_all=db_of_all,
+        dispatcher=dispatcher,
+        ping_queue=queue_probe(redis_url),
+        catalog=Catalog([Noop()]),  # type: ignore[list-item]
+        artifacts=open_store(f"file://{folder}/artifacts"),
+        tokens=TokenVerifier(load_keys(key_file), issuer="test"),
+        page_tokens=PageTokens(b"k" * 32),
+        pools=frozenset({"default", "gpu"}),
+    )
+    yield Api(app=create_app(parts), parts=parts, signer=signer).as_("acme")
+    dispatcher.close()
+    celery.close()
+    db.close()
+    db_of_all.close()
+
+
 @pytest.fixture
 def redis_address(redis_url: str) -> str:
     """The Redis of the application; a test may override it with one that is not there."""
@@ -107,29 +136,19 @@ def redis_address(redis_url: str) -> str:
 
 
 @pytest.fixture
-def parts(
-    tmp_path: Path, signer: Signer, api_db: Database, service_db: Database, redis_address: str
-) -> Iterator[Parts]:
-    key_file = tmp_path / "jwks.json"
-    key_file.write_text(jwks(signer))
-    celery = make_celery(Settings(redis_url=redis_address))
-    dispatcher = Dispatcher(api_db, celery)
-    yield Parts(
-        db=api_db,
-        db_of_all=service_db,
-        dispatcher=dispatcher,
-        ping_queue=queue_probe(redis_address),
-        catalog=Catalog([Noop()]),  # type: ignore[list-item]
-        artifacts=open_store(f"file://{tmp_path}/artifacts"),
-        tokens=TokenVerifier(load_keys(key_file), issuer="test"),
-        page_tokens=PageTokens(b"k" * 32),
-        pools=frozenset({"default", "gpu"}),
-    )
-    dispatcher.close()
-    celery.close()
+def api(tmp_path: Path, signer: Signer, database_url: str, redis_address: str) -> Iterator[Api]:
+    """The API on a database of its own."""
+    with running(tmp_path, signer, database_url, redis_address) as own:
+        yield own
 
 
-@pytest.fixture
-def api(parts: Parts, signer: Signer) -> Api:
-    """The API, called by tenant acme with every scope."""
-    return Api(app=create_app(parts), parts=parts, signer=signer).as_("acme")
+@pytest.fixture(scope="module")
+def quiet_api(tmp_path_factory: pytest.TempPathFactory, signer: Signer, servers: Servers) -> Iterator[Api]:
+    """The API on a database that the tests of a module share, since they write nothing."""
+    folder = tmp_path_factory.mktemp("api")
+    with (
+        servers.new_database() as name,
+        servers.new_redis_url() as redis_url,
+        running(folder, signer, servers.url(name), redis_url) as shared,
+    ):
+        yield shared

@@ -28,6 +28,11 @@ def path_of(route: Route) -> str:
     return re.sub(r"<part:(\w+)>", lambda match: EXAMPLES[match[1]], route.path)
 
 
+@pytest.fixture
+def api(quiet_api: Api) -> Api:
+    return quiet_api
+
+
 def code(response: object) -> tuple[int, str]:
     status, body = response.status_code, response.get_json()  # type: ignore[attr-defined]
     assert set(body["error"]) - {"details"} == {"code", "message", "trace_id"}
@@ -173,9 +178,10 @@ def test_an_unexpected_failure_tells_no_internals(api: Api) -> None:
 
 
 def test_a_route_beside_the_table_stops_the_app(api: Api) -> None:
-    api.app.add_url_rule("/debug", view_func=lambda: "", endpoint="debug")
+    app = create_app(api.parts)
+    app.add_url_rule("/debug", view_func=lambda: "", endpoint="debug")
     with pytest.raises(UnlistedRoute):
-        routes.refuse_unlisted(api.app)
+        routes.refuse_unlisted(app)
 
 
 def test_plugins_are_listed_with_their_schema(api: Api) -> None:
