@@ -123,8 +123,8 @@ class GuardedBackend(httpcore.NetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ARG002  # The stop has the time.
-        local_address: str | None = None,  # noqa: ARG002
+        timeout: float | None = None,  # The stop has the time.
+        local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         addresses = self._resolve(host, port)
@@ -143,9 +143,9 @@ class GuardedBackend(httpcore.NetworkBackend):
 
     def connect_unix_socket(
         self,
-        path: str,  # noqa: ARG002
-        timeout: float | None = None,  # noqa: ARG002
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         raise httpcore.UnsupportedProtocol("a step may not use local sockets")
 
@@ -227,10 +227,10 @@ class _Stream(httpcore.NetworkStream):
         self._connection = connection
         self._stop = stop
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._timed(lambda: self._connection.recv(max_bytes), httpcore.ReadTimeout, httpcore.ReadError)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
         while view:
             send = partial(self._connection.send, view)
@@ -241,7 +241,7 @@ class _Stream(httpcore.NetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002
+        timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         secured = self._timed(
             lambda: ssl_context.wrap_socket(self._connection, server_hostname=server_hostname),
