@@ -106,11 +106,10 @@ def test_the_time_grows_with_the_edges_and_not_with_their_square() -> None:
     def seconds(count: int) -> float:
         ids = _ids(count)
         edges = [(i, i + step) for step in range(1, 6) for i in range(count - step)]
-        started = time.perf_counter()
-        ancestors(count, [(a, b) for a, b in edges if a in (0, b - 1)])
+        started = time.process_time()
         topological_order(ids, edges)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
-    small = min(seconds(1_000) for _ in range(3))
-    large = min(seconds(10_000) for _ in range(3))
-    assert large < 40 * small
+    small = min(seconds(1_000) for _ in range(5))
+    large = min(seconds(10_000) for _ in range(5))
+    assert large < 50 * small
