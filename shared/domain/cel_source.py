@@ -205,7 +205,7 @@ class _Reader:
         return index >= 0 and (self.tokens[index].kind != "sign" or self.words[index] in _CLOSERS)
 
     def addend(self, index: int) -> None:
-        """Note the end of the operand that begins at ``index``: a name, literal or bracket, with its members."""
+        """Note where the operand at ``index`` ends: a name, literal or bracket, and its members."""
         if index >= len(self.tokens) or self.words[index] in ("-", "!"):
             return
         end = self.close(index)

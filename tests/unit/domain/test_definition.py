@@ -111,7 +111,7 @@ def documents(draw: st.DrawFn) -> JsonObject:
     ids = [f"s{i}" for i in draw(st.permutations(range(size)))]
     pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
     edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    optional = {
+    optional: dict[str, st.SearchStrategy[Json]] = {
         "with": st.dictionaries(
             st.sampled_from("abc"),
             st.integers().filter(lambda n: abs(n) < 2**53) | st.just("${{ inputs.n }}"),
@@ -125,9 +125,9 @@ def documents(draw: st.DrawFn) -> JsonObject:
         "runOn": st.sampled_from(["success", "failure", "always"]),
         "disabled": st.booleans(),
     }
-    steps = [
-        {**_step(id), **draw(st.fixed_dictionaries({}, optional=optional))}
-        for id in draw(st.permutations(ids))
+    steps: list[JsonObject] = [
+        {**_step(name), **draw(st.fixed_dictionaries({}, optional=optional))}
+        for name in draw(st.permutations(ids))
     ]
     return _dag(steps, edges, metadata=draw(st.dictionaries(st.sampled_from(["owner", "x"]), st.text("ab"))))
 
