@@ -224,6 +224,7 @@ class Stopped:
     """The attempt was stopped because its run is being cancelled."""
 
     logs_ref: Sha256 | None = None
+    artifacts: tuple[ArtifactRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +232,7 @@ class Released:
     """The attempt was stopped because its worker shuts down; the step is queued again at once."""
 
     logs_ref: Sha256 | None = None
+    artifacts: tuple[ArtifactRef, ...] = ()
 
 
 Outcome = Succeeded | Failed | Stopped | Released

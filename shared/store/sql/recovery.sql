@@ -2,11 +2,11 @@
 
 -- name: wake
 -- Queue retries that are due.
-SELECT w.tenant, w.pool FROM orch.wake(%(limit)s) AS w;
+SELECT w.tenant, w.pool FROM orch.wake(%(max_rows)s) AS w;
 
 -- name: rescue
 -- Take steps away from attempts whose lease ran out.
-SELECT q.tenant, q.pool, q.run_id, q.undecided FROM orch.rescue(%(limit)s, %(max_lost)s) AS q;
+SELECT q.tenant, q.pool, q.run_id, q.undecided FROM orch.rescue(%(max_rows)s, %(max_lost)s) AS q;
 
 -- name: resend
 -- Steps of a pool whose message is out for too long, marked as sent again.
@@ -16,7 +16,7 @@ WITH late AS (
         s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
         AND s.sent_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
     ORDER BY s.sent_utc
-    LIMIT %(limit)s
+    LIMIT %(max_rows)s
     FOR UPDATE SKIP LOCKED
 )
 UPDATE orch.steps AS s SET sent_utc = clock_timestamp()
@@ -35,7 +35,7 @@ SELECT DISTINCT s.tenant, s.run_id FROM orch.steps AS s
 WHERE
     s.undecided_utc IS NOT NULL
     AND s.undecided_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
-LIMIT %(limit)s;
+LIMIT %(max_rows)s;
 
 -- name: backlogs
 -- Every tenant and pool with ready steps that no message is out for.

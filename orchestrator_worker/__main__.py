@@ -1,0 +1,103 @@
+"""A worker process: ``python -m orchestrator_worker``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from functools import partial
+from typing import cast
+
+import structlog
+
+from orchestrator_worker import work_folders
+from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery
+from orchestrator_worker.lease import LeaseKeeper
+from orchestrator_worker.shutdown import Shutdown
+from orchestrator_worker.tasks import StepRunner, register
+from shared.artifacts import open_store
+from shared.config import ConfigError, Need, Settings, load_settings
+from shared.domain.models import WorkerId
+from shared.errors import OrchestratorError, Unavailable
+from shared.log import configure_logging
+from shared.messaging.dispatcher import Dispatcher
+from shared.plugins import StopReason, load_catalog
+from shared.services import work, workers
+from shared.store.db import Database
+
+LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+EX_CONFIG = 78
+SERVICE_CONNECTIONS = 3
+"""Beside one a slot: for the renewal of leases, for the dispatcher, and one to spare."""
+
+
+def main() -> int:
+    """Take doorbells and run steps until a signal ends it."""
+    try:
+        settings = load_settings(os.environ, need=Need.DATABASE | Need.REDIS | Need.WORKER)
+        configure_logging(settings.log_level, component="worker")
+        return serve(settings, WorkerId(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"))
+    except (ConfigError, OrchestratorError) as error:
+        sys.stderr.write(f"{error}\n")
+        return EX_CONFIG
+
+
+def serve(settings: Settings, worker_id: WorkerId) -> int:
+    """Run this process's worker; returns the exit status."""
+    size = settings.worker_concurrency + SERVICE_CONNECTIONS
+    db = Database(
+        settings.database_url, role="orch_service", size=size, application_name="orchestrator-worker"
+    )
+    app = make_worker_celery(settings)
+    dispatcher = Dispatcher(db, app)
+    keeper = LeaseKeeper(
+        partial(work.renew, db, lease_ms=settings.lease_ms),
+        partial(
+            workers.register, db, worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
+        ),
+        lease_ms=settings.lease_ms,
+        kill_grace_ms=settings.kill_grace_ms,
+    )
+    shutdown = Shutdown(
+        grace_ms=settings.grace_ms,
+        kill_grace_ms=settings.kill_grace_ms,
+        release=partial(keeper.stop_all, StopReason.RELEASED),
+    )
+    runner = StepRunner(
+        db=db,
+        settings=settings,
+        catalog=load_catalog(),
+        store=open_store(settings.artifacts_url),
+        dispatcher=dispatcher,
+        keeper=keeper,
+        shutdown=shutdown,
+        worker_id=worker_id,
+    )
+    register(app, runner)
+    controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
+    pool = cast(StepPool, controller.pool)
+    shutdown.install(pool.wake)
+    work_folders.sweep(settings.work_dir)
+    keeper.start()
+    LOGGER.info(
+        "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
+    )
+    controller.start()
+    # Celery waits for its threads only if its loop has begun; attempts may be running in either case.
+    pool.stop()
+    dispatcher.close()
+    try:
+        workers.deregister(db, worker_id)
+    except Unavailable:
+        LOGGER.info("worker_not_deregistered")
+    keeper.close()
+    db.close()
+    shutdown.finished()
+    LOGGER.info("worker_ended")
+    return int(controller.exitcode or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

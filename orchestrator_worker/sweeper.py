@@ -1,0 +1,175 @@
+"""The recovery loop: ``python -m orchestrator_worker.sweeper``.
+
+Whatever a crash, a lost message or an outage left undone is found in the ledger and set
+going again. Every verb is idempotent and guarded, so any number of sweepers may run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import structlog
+from celery import Celery
+
+from shared.config import ConfigError, Need, Settings, load_settings
+from shared.domain.models import RunId, TenantId
+from shared.errors import Unavailable
+from shared.log import configure_logging
+from shared.messaging import doorbell
+from shared.messaging.celery_app import make_celery
+from shared.messaging.complaint import Complaint
+from shared.services import dispatch, recovery, workers
+from shared.services.recovery import Backlog
+from shared.store.db import Database
+
+LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+BATCH = 500
+LONGEST_BACKOFF_SECONDS = 5.0
+HOUSEKEEPING_EVERY_ROUNDS = 600
+EX_CONFIG = 78
+
+
+class Sweeper:
+    """Sweeps round after round. One verb's failure is noted and keeps no other from being tried."""
+
+    def __init__(self, db: Database, app: Celery, settings: Settings) -> None:
+        self._db = db
+        self._app = app
+        self._settings = settings
+        self._rounds = 0
+        self._failures_in_a_row = 0
+        self._stop = threading.Event()
+        self._verbs: tuple[tuple[Callable[[], None], Complaint], ...] = tuple(
+            (verb, Complaint(f"sweep_{verb.__name__.strip('_')}_failed"))
+            for verb in (
+                self._wake,
+                self._rescue,
+                self._dispatch,
+                self._resend,
+                self._decide,
+                self._keep_house,
+            )
+        )
+
+    def run(self) -> None:
+        """Sweep until ``stop`` is called."""
+        while not self._stop.is_set():
+            all_well = self.sweep()
+            self._failures_in_a_row = 0 if all_well else self._failures_in_a_row + 1
+            self._stop.wait(self._pause_seconds())
+
+    def stop(self) -> None:
+        """Have ``run`` return after the verb that it is at."""
+        self._stop.set()
+
+    def sweep(self) -> bool:
+        """Do one round of all verbs; tell whether none failed."""
+        all_well = True
+        for verb, complaint in self._verbs:
+            if self._stop.is_set():
+                break
+            try:
+                verb()
+            except Unavailable as error:
+                complaint.note(error)
+                all_well = False
+            except Exception as error:
+                # The other verbs, and the next round of this one, are what keeps runs from hanging.
+                complaint.note(error)
+                LOGGER.exception("sweep_failed", verb=verb.__name__)
+                all_well = False
+        self._rounds += 1
+        return all_well
+
+    def _pause_seconds(self) -> float:
+        interval = self._settings.sweep_interval_ms / 1000
+        if self._failures_in_a_row:
+            return max(interval, min(interval * 2.0**self._failures_in_a_row, LONGEST_BACKOFF_SECONDS))
+        try:
+            due_ms = recovery.next_due_ms(self._db)
+        except Unavailable:
+            # The verbs of the next round will say so.
+            return interval
+        return interval if due_ms is None else min(interval, due_ms / 1000)
+
+    def _wake(self) -> None:
+        """Queue retries that are due."""
+        while (woken := recovery.wake(self._db, limit=BATCH)) and not self._stop.is_set():
+            self._ring(woken)
+
+    def _rescue(self) -> None:
+        """Take steps away from workers that are gone."""
+        rescued = recovery.rescue(self._db, limit=BATCH)
+        if rescued.backlogs or rescued.undecided:
+            LOGGER.info("steps_rescued", backlogs=len(rescued.backlogs), undecided=len(rescued.undecided))
+        self._ring(rescued.backlogs)
+        self._ask(rescued.undecided)
+
+    def _dispatch(self) -> None:
+        """Send what nobody has sent: a dispatch that failed, or that was full when the step became ready."""
+        self._ring(recovery.backlogs(self._db))
+
+    def _resend(self) -> None:
+        """Send again what Redis has lost; what only waits there for a free slot is left alone."""
+        for pool in self._settings.pools:
+            if doorbell.waiting(self._app, pool) < recovery.count_sent(self._db, pool):
+                lost = recovery.resend(
+                    self._db, pool, older_than_ms=self._settings.resend_after_ms, limit=BATCH
+                )
+                if lost:
+                    LOGGER.info("doorbells_sent_again", pool=pool, count=len(lost))
+                    doorbell.send(self._app, lost)
+
+    def _decide(self) -> None:
+        """Ask again for decisions that nobody has made."""
+        self._ask(
+            recovery.undecided_runs(self._db, older_than_ms=self._settings.resend_after_ms, limit=BATCH)
+        )
+
+    def _keep_house(self) -> None:
+        """Forget workers that are long gone."""
+        if self._rounds % HOUSEKEEPING_EVERY_ROUNDS == 0:
+            workers.forget_dead(self._db)
+
+    def _ring(self, backlogs: frozenset[Backlog]) -> None:
+        for backlog in sorted(backlogs, key=lambda backlog: (backlog.pool, backlog.tenant)):
+            bells = dispatch.pick(self._db, backlog.pool, backlog.tenant)
+            if bells:
+                doorbell.send(self._app, bells)
+
+    def _ask(self, runs: frozenset[tuple[TenantId, RunId]] | list[tuple[TenantId, RunId]]) -> None:
+        for tenant, run_id in runs:
+            doorbell.send_decide(self._app, tenant, run_id)
+
+
+def main() -> int:
+    """Sweep until a signal ends it, then return at once: a verb cut short is one transaction, or none."""
+    try:
+        settings = load_settings(os.environ, need=Need.DATABASE | Need.REDIS)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return EX_CONFIG
+    configure_logging(settings.log_level, component="sweeper")
+    db = Database(settings.database_url, role="orch_service", size=2, application_name="orchestrator-sweeper")
+    sweeper = Sweeper(db, make_celery(settings), settings)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda *_: ended.set())
+    # The sweeps run beside the main thread, which so hears signals even while PostgreSQL hangs.
+    thread = threading.Thread(target=sweeper.run, name="sweeps", daemon=True)
+    thread.start()
+    LOGGER.info("sweeper_ready")
+    ended.wait()
+    sweeper.stop()
+    thread.join(1.0)
+    LOGGER.info("sweeper_ended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

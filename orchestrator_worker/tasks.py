@@ -1,0 +1,288 @@
+"""What a doorbell sets off: claim the step, run it, complete it, and go on with what that unlocked."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from functools import partial
+from uuid import UUID
+
+import structlog
+from celery import Celery
+
+from orchestrator_worker.executor import run_attempt
+from orchestrator_worker.lease import Lease, LeaseKeeper
+from orchestrator_worker.shutdown import Shutdown
+from shared.artifacts import ArtifactStore
+from shared.config import Settings
+from shared.domain.expressions import ExpressionError, evaluate_when
+from shared.domain.models import Change, Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
+from shared.domain.states import ErrorCode
+from shared.errors import ArtifactNotFound, StoreUnavailable
+from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP
+from shared.messaging.complaint import Complaint
+from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.doorbell import MESSAGE_VERSION
+from shared.plugins import Catalog, StopReason
+from shared.services import artifacts, work
+from shared.store.db import Database
+
+LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+MAX_STEPS = 10_000
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+
+NO_POOLS: frozenset[str] = frozenset()
+
+
+class ForgedMessage(ValueError):
+    """A message that nobody of ours can have sent."""
+
+
+class StepRunner:
+    """Serves doorbells, from any number of threads."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        settings: Settings,
+        catalog: Catalog,
+        store: ArtifactStore,
+        dispatcher: Dispatcher,
+        keeper: LeaseKeeper,
+        shutdown: Shutdown,
+        worker_id: WorkerId,
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._catalog = catalog
+        self._store = store
+        self._dispatcher = dispatcher
+        self._keeper = keeper
+        self._shutdown = shutdown
+        self._worker_id = worker_id
+        self._pools = frozenset(settings.worker_pools)
+        self.refused = Complaint("message_refused")
+        """Messages that nobody of ours can have sent."""
+        self.lost_results = Complaint("result_thrown_away")
+        """Results of attempts whose lease was lost; another worker has the step, or will."""
+        self.unreported = Complaint("result_not_reported")
+        """Results that PostgreSQL did not take before the lease ended."""
+        self.unserved = Complaint("doorbell_not_served")
+        """Messages that an error ended; the sweeper finds what they left behind."""
+
+    def serve_step(self, body: Mapping[str, object]) -> None:
+        """Run the step that a message names, if it is ready, and what it hands on. Raises nothing."""
+        try:
+            tenant, run_id, step_no = parse_step(body)
+        except ForgedMessage as error:
+            self.refused.note(error)
+            return
+        try:
+            slice_end = time.monotonic() + self._settings.handoff_ms / 1000
+            if self._shutdown.draining:
+                return
+            since = time.monotonic()
+            claim = work.claim(
+                self._db, tenant, run_id, step_no, worker_id=self._worker_id, lease_ms=self._settings.lease_ms
+            )
+            self._work_through(claim, since, slice_end)
+        except Exception as error:  # noqa: BLE001  # It is logged there.
+            self._unserved(error)
+
+    def serve_decision(self, body: Mapping[str, object]) -> None:
+        """Evaluate the ``when`` of steps of the run that a message names. Raises nothing."""
+        try:
+            tenant, run_id = parse_run(body)
+        except ForgedMessage as error:
+            self.refused.note(error)
+            return
+        try:
+            slice_end = time.monotonic() + self._settings.handoff_ms / 1000
+            if self._shutdown.draining:
+                return
+            claim, since = self._decide(tenant, run_id, self._handoff_pools(slice_end))
+            self._work_through(claim, since, slice_end)
+        except Exception as error:  # noqa: BLE001  # It is logged there.
+            self._unserved(error)
+
+    def _unserved(self, error: Exception) -> None:
+        """Note an error that ended a message. The sweeper finds what it leaves behind."""
+        self.unserved.note(error)
+        if not isinstance(error, StoreUnavailable):
+            LOGGER.error("doorbell_failed", exc_info=error)
+
+    def _work_through(self, claim: Claim | None, since: float, slice_end: float) -> None:
+        """Run a claimed step and then each that it hands on. ``since``: just before the claim was granted."""
+        if claim is None:
+            return
+        freed = claim.pool
+        while claim is not None:
+            claim, since = self._run_one(claim, since, slice_end)
+        self._dispatcher.steps_ready(None, {freed})
+
+    def _run_one(self, claim: Claim, since: float, slice_end: float) -> tuple[Claim | None, float]:
+        with self._keeper.keep(claim, since=since) as lease:
+            outcome = self._attempt(claim, lease)
+            if lease.stop.reason is StopReason.LEASE_LOST:
+                self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
+                return None, 0.0
+            change, since = self._complete(claim, outcome, lease, slice_end)
+            if not change.accepted:
+                self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
+        self._dispatcher.steps_ready(claim.tenant, change.ready_pools)
+        if not change.undecided:
+            return change.next, since
+        if change.next is not None:
+            self._decide_aside(claim.tenant, claim.run_id)
+            return change.next, since
+        return self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end))
+
+    def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
+        try:
+            return run_attempt(
+                claim,
+                catalog=self._catalog,
+                store=self._store,
+                settings=self._settings,
+                stop=lease.stop,
+                owns=partial(self._owns, claim.tenant),
+            )
+        except Exception:
+            LOGGER.exception("attempt_crashed", step=claim.step_id, run_id=str(claim.run_id))
+            return Failed(
+                error_code=ErrorCode.PLUGIN_ERROR,
+                error_message="the worker failed to run the step; its log has more",
+                retry_delay_ms=None,
+            )
+
+    def _owns(self, tenant: TenantId, sha256: Sha256) -> bool:
+        try:
+            artifacts.owned(self._db, tenant, sha256)
+        except ArtifactNotFound:
+            return False
+        return True
+
+    def _complete(
+        self, claim: Claim, outcome: Outcome, lease: Lease, slice_end: float
+    ) -> tuple[Change, float]:
+        """Report the outcome, again and again while PostgreSQL is away and the lease lasts.
+
+        ``accepted`` is false when the attempt was another's already, and also after a commit
+        whose answer was lost: the repeated call finds another state. Both are well.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            since = time.monotonic()
+            try:
+                change = work.complete(
+                    self._db,
+                    claim,
+                    outcome,
+                    worker_id=self._worker_id,
+                    handoff_pools=self._handoff_pools(slice_end),
+                    lease_ms=self._settings.lease_ms,
+                )
+                return change, since
+            except StoreUnavailable as error:
+                if self._keeper.remaining_seconds(lease) < pause:
+                    self.unreported.note(error, step=claim.step_id, run_id=str(claim.run_id))
+                    return Change(accepted=False), since
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _decide(
+        self, tenant: TenantId, run_id: RunId, handoff_pools: frozenset[str]
+    ) -> tuple[Claim | None, float]:
+        """Evaluate ``when`` after ``when`` until none is left, or until one of the steps is handed on."""
+        while True:
+            undecided = work.undecided(self._db, tenant, run_id)
+            if not undecided:
+                return None, 0.0
+            unlock = [step.step_no for step in undecided if _says_run(step)]
+            skip = sorted({step.step_no for step in undecided}.difference(unlock))
+            since = time.monotonic()
+            change = work.decide(
+                self._db,
+                tenant,
+                run_id,
+                unlock=unlock,
+                skip=skip,
+                worker_id=self._worker_id,
+                handoff_pools=handoff_pools,
+                lease_ms=self._settings.lease_ms,
+            )
+            self._dispatcher.steps_ready(tenant, change.ready_pools)
+            if change.next is not None:
+                if change.undecided:
+                    self._decide_aside(tenant, run_id)
+                return change.next, since
+            if not change.undecided:
+                return None, 0.0
+
+    def _decide_aside(self, tenant: TenantId, run_id: RunId) -> None:
+        """Evaluate what is left while a step is in hand already, which no failure here may cost."""
+        try:
+            self._decide(tenant, run_id, NO_POOLS)
+        except Exception as error:  # noqa: BLE001  # It is logged there.
+            self._unserved(error)
+
+    def _handoff_pools(self, slice_end: float) -> frozenset[str]:
+        """Tell which pools to take the next step from, within the same transaction."""
+        if self._shutdown.draining or time.monotonic() >= slice_end:
+            return NO_POOLS
+        return self._pools
+
+
+def register(app: Celery, runner: StepRunner) -> None:
+    """Add the two tasks to a worker's app."""
+
+    @app.task(name=EXECUTE_STEP, ignore_result=True)
+    def execute_step(*_args: object, **body: object) -> None:
+        runner.serve_step(body)
+
+    @app.task(name=DECIDE_RUN, ignore_result=True)
+    def decide_run(*_args: object, **body: object) -> None:
+        runner.serve_decision(body)
+
+
+def parse_step(body: Mapping[str, object]) -> tuple[TenantId, RunId, int]:
+    """Read the ids of a step from a message; raises ForgedMessage."""
+    tenant, run_id = _parse_ids(body, {"v", "tenant", "run_id", "step_no"})
+    step_no = body["step_no"]
+    if type(step_no) is not int or not 0 <= step_no < MAX_STEPS:
+        raise ForgedMessage("step_no is no number of a step")
+    return tenant, run_id, step_no
+
+
+def parse_run(body: Mapping[str, object]) -> tuple[TenantId, RunId]:
+    """Read the ids of a run from a message; raises ForgedMessage."""
+    return _parse_ids(body, {"v", "tenant", "run_id"})
+
+
+def _parse_ids(body: Mapping[str, object], names: set[str]) -> tuple[TenantId, RunId]:
+    if set(body) != names:
+        raise ForgedMessage("other fields than a doorbell has")
+    if type(body["v"]) is not int or body["v"] != MESSAGE_VERSION:
+        raise ForgedMessage("another version than ours")
+    tenant, run_id = body["tenant"], body["run_id"]
+    if not isinstance(tenant, str) or TENANT.fullmatch(tenant) is None:
+        raise ForgedMessage("tenant is no tenant's name")
+    if not isinstance(run_id, str) or len(run_id) != 36:
+        raise ForgedMessage("run_id is no UUID")
+    try:
+        return TenantId(tenant), RunId(UUID(run_id))
+    except ValueError:
+        raise ForgedMessage("run_id is no UUID") from None
+
+
+def _says_run(step: Undecided) -> bool:
+    """Evaluate a ``when``; one that cannot be is unlocked, so that its attempt fails and says why."""
+    try:
+        return evaluate_when(step.when, inputs=step.inputs, ancestors=step.ancestors)
+    except ExpressionError:
+        return True

@@ -1,0 +1,41 @@
+"""Tell of a failure that may come back a thousand times a minute without filling the log."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+
+LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Complaint:
+    """One kind of failure: every one is counted, and told at most once in ``every_seconds``."""
+
+    def __init__(self, event: str, *, every_seconds: float = 10.0) -> None:
+        self._event = event
+        self._every_seconds = every_seconds
+        self._lock = threading.Lock()
+        self._count = 0
+        self._told_count = 0
+        self._told_at = float("-inf")
+
+    @property
+    def count(self) -> int:
+        """How often it has happened since the process began."""
+        return self._count
+
+    def note(self, error: BaseException | None = None, **facts: object) -> None:
+        """Count it, and log it unless that was done a moment ago.
+
+        ``times`` in the log line is how often it happened since the line before.
+        """
+        with self._lock:
+            self._count += 1
+            now = time.monotonic()
+            if now - self._told_at < self._every_seconds:
+                return
+            times, self._told_count, self._told_at = self._count - self._told_count, self._count, now
+        reason = None if error is None else f"{type(error).__name__}: {error}"
+        LOGGER.warning(self._event, times=times, reason=reason, **facts)

@@ -1,0 +1,139 @@
+"""The thread that turns commits into doorbells, so that no request and no step waits for Redis."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import structlog
+from celery import Celery
+
+from shared.domain.models import RunId, TenantId
+from shared.errors import Unavailable
+from shared.messaging.complaint import Complaint
+from shared.messaging.doorbell import send, send_decide
+from shared.store import dispatch
+from shared.store.db import Database
+
+LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+MAX_HINTS = 10_000
+"""More than this means that PostgreSQL or Redis is away; the sweeper finds the rest in the ledger."""
+
+
+@dataclass(slots=True)
+class _Hints:
+    """What has happened since the thread looked last; equal hints are one."""
+
+    pools: dict[str, set[TenantId]] = field(default_factory=dict)
+    """The pools to pick from, each with the tenants that got ready steps there."""
+    runs: set[tuple[TenantId, RunId]] = field(default_factory=set)
+    size: int = 0
+
+    def add_pool(self, pool: str, tenant: TenantId | None) -> bool:
+        tenants = self.pools.setdefault(pool, set())
+        if tenant is None or tenant in tenants:
+            return True
+        if self.size >= MAX_HINTS:
+            return False
+        tenants.add(tenant)
+        self.size += 1
+        return True
+
+    def add_run(self, tenant: TenantId, run_id: RunId) -> bool:
+        if (tenant, run_id) in self.runs:
+            return True
+        if self.size >= MAX_HINTS:
+            return False
+        self.runs.add((tenant, run_id))
+        self.size += 1
+        return True
+
+
+class Dispatcher:
+    """Takes hints from any thread, returns at once, and rings the doorbells from a thread of its own.
+
+    The thread begins with the first hint, in each process anew. A hint that is lost, by
+    an error or an exit, costs time only: the sweeper finds what it told of.
+    """
+
+    def __init__(self, db: Database, app: Celery) -> None:
+        self._db = db
+        self._app = app
+        self.failed = Complaint("doorbells_not_sent")
+        """Picks and sends that failed; the sweeper repairs each."""
+        self.dropped = Complaint("dispatch_hints_dropped")
+        """Hints that found the box full, or the dispatcher closed."""
+        self._reset()
+        # A fork copies the box and its lock, perhaps held, but not the thread.
+        reset = weakref.WeakMethod(self._reset)
+        os.register_at_fork(after_in_child=lambda: (method := reset()) is not None and method())
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._hints = _Hints()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def steps_ready(self, tenant: TenantId | None, pools: Collection[str]) -> None:
+        """Dispatch from these pools soon: ``tenant`` got ready steps, or (``None``) a slot was freed."""
+        if pools:
+            with self._changed:
+                for pool in pools:
+                    self._take(self._hints.add_pool(pool, tenant))
+
+    def undecided(self, tenant: TenantId, run_id: RunId) -> None:
+        """Have a worker evaluate the ``when`` of steps of this run soon."""
+        with self._changed:
+            self._take(self._hints.add_run(tenant, run_id))
+
+    def close(self, *, within_seconds: float = 5.0) -> None:
+        """Serve the hints taken so far and end the thread, or leave it behind after ``within_seconds``."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(within_seconds)
+
+    def _take(self, fits: bool) -> None:
+        """Wake the thread for a hint, or count one that cannot be served; the caller holds the lock."""
+        if not fits or self._closed:
+            self.dropped.note()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="dispatcher", daemon=True)
+            self._thread.start()
+        self._changed.notify()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._hints.pools or self._hints.runs):
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                hints, self._hints = self._hints, _Hints()
+            try:
+                for pool, tenants in hints.pools.items():
+                    for tenant in tenants or (None,):
+                        self._ring(pool, tenant)
+                for tenant, run_id in hints.runs:
+                    send_decide(self._app, tenant, run_id)
+            except Unavailable as error:
+                # The rest of the hints would wait for the same time-out, one by one.
+                self.failed.note(error)
+            except Exception as error:
+                # The thread must outlive what nobody foresaw, or every later hint would be lost with it.
+                self.failed.note(error)
+                LOGGER.exception("dispatch_failed")
+
+    def _ring(self, pool: str, tenant: TenantId | None) -> None:
+        # The function looks at all tenants with rights of its own, whichever role calls it.
+        with self._db.statement(None) as cur:
+            doorbells = dispatch.pick(cur, pool, tenant)
+        if doorbells:
+            send(self._app, doorbells)
