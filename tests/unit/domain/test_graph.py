@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -15,7 +16,7 @@ SIZES = st.integers(1, 9)
 
 @st.composite
 def graphs(draw: st.DrawFn, *, cyclic: bool = False) -> tuple[list[StepId], list[Edge]]:
-    """Draw ids in any order, and edges between any two of them, or only from an earlier one of a hidden order."""
+    """Draw ids in any order, and edges: any at all, or only those along a hidden order."""
     size = draw(SIZES)
     ids = [StepId(f"s{number}") for number in draw(st.permutations(range(size)))]
     hidden = draw(st.permutations(range(size)))
@@ -56,17 +57,18 @@ def test_either_there_is_an_order_or_the_cycle_that_is_shown_is_one(
     graph: tuple[list[StepId], list[Edge]],
 ) -> None:
     ids, edges = graph
+    cycle: tuple[str, ...] = ()
     try:
         order = topological_order(ids, edges)
     except DagCycle as error:
-        named = {(ids[a], ids[b]) for a, b in edges}
-        steps = list(zip(error.cycle, error.cycle[1:], strict=False))
-        assert steps
-        assert all(step in named for step in steps)
-        assert error.cycle[0] == error.cycle[-1] == min(error.cycle)
-        assert len(set(error.cycle)) == len(steps)
+        cycle = error.cycle
     else:
         assert all(order.index(a) < order.index(b) for a, b in edges)
+        return
+    named = {(ids[a], ids[b]) for a, b in edges}
+    assert all(pair in named for pair in itertools.pairwise(cycle))
+    assert cycle[0] == cycle[-1] == min(cycle)
+    assert len(set(cycle)) == len(cycle) - 1 > 0
 
 
 @given(graphs())
@@ -106,11 +108,10 @@ def test_the_time_grows_with_the_edges_and_not_with_their_square() -> None:
     def seconds(count: int) -> float:
         ids = _ids(count)
         edges = [(i, i + step) for step in range(1, 6) for i in range(count - step)]
-        started = time.perf_counter()
-        ancestors(count, [(a, b) for a, b in edges if a in (0, b - 1)])
+        started = time.process_time()
         topological_order(ids, edges)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
-    small = min(seconds(1_000) for _ in range(3))
-    large = min(seconds(10_000) for _ in range(3))
-    assert large < 40 * small
+    small = min(seconds(1_000) for _ in range(5))
+    large = min(seconds(10_000) for _ in range(5))
+    assert large < 50 * small
