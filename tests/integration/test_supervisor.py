@@ -53,12 +53,11 @@ def test_a_program_that_ignores_the_signal_is_killed_with_all_below_it(tmp_path:
 
 
 def test_an_orphan_is_killed_while_its_program_runs_on(tmp_path: Path, start: Start) -> None:
-    process = start(
-        {"parent": "(setsid sh -c 'echo $$ > orphan; exec sleep 600' &) ; echo $$ > pid; exec sleep 600"}
-    )
+    orphaned = "setsid sh -c 'echo $$ > orphan; exec sleep 600' & until [ -s orphan ]; do sleep 0.01; done"
+    process = start({"parent": f"({orphaned}); echo $$ > pid; exec sleep 600"})
     orphan, pid = _written_pid(tmp_path / "orphan"), _written_pid(tmp_path / "pid")
     eventually(lambda: _is_gone(orphan), within=10)
-    assert descendants(process.pid) == {pid}
+    eventually(lambda: descendants(process.pid) == {pid}, within=10)
 
 
 def test_programs_stop_one_after_the_other_in_order(tmp_path: Path, start: Start) -> None:

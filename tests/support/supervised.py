@@ -21,16 +21,13 @@ STOP_WITHIN_S = 1.0
 
 def main() -> None:
     """Keep the commands running until a signal, then stop them in the order given."""
+    environ = {"PATH": "/bin:/usr/bin"}
     folder, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
     LOGGER.addHandler(logging.FileHandler(folder / "up.log"))
     adopt_orphans()
     supervisor = Supervisor(Requests(sys.stdin.fileno()), folder)
     for name, command in commands.items():
-        supervisor.keep(
-            Program(
-                name=name, argv=("/bin/sh", "-c", command), folder=folder, environ={"PATH": "/bin:/usr/bin"}
-            )
-        )
+        supervisor.keep(Program(name=name, argv=("/bin/sh", "-c", command), folder=folder, environ=environ))
     try:
         supervisor.run_until(lambda: False, within_s=60, what="nothing happened")
     except CommandError as error:

@@ -14,6 +14,8 @@ from orchestrator_cli.data_folder import DataFolder
 from orchestrator_cli.keys import ALGORITHM, AUDIENCE, ISSUER, make_keys
 from orchestrator_cli.main import main
 
+READ, WRITE = "orchestrator:read", "orchestrator:write"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> DataFolder:
@@ -39,14 +41,12 @@ def _claims(folder: DataFolder, *options: str) -> dict[str, object]:
 
 
 def test_a_token_holds_with_the_public_key_and_names_the_tenant(folder: DataFolder) -> None:
-    claims = _claims(
-        folder, "--tenant", "acme", "--scope", "orchestrator:read", "--scope", "orchestrator:write"
-    )
+    claims = _claims(folder, "--tenant", "acme", "--scope", READ, "--scope", WRITE)
     assert claims["tenant"] == "acme"
     assert "tenants" not in claims
-    assert claims["scope"] == "orchestrator:read orchestrator:write"
+    assert claims["scope"] == f"{READ} {WRITE}"
     assert claims["sub"] == "local"
-    assert claims["jti"] != _claims(folder, "--tenant", "acme", "--scope", "orchestrator:read")["jti"]
+    assert claims["jti"] != _claims(folder, "--tenant", "acme", "--scope", READ)["jti"]
 
 
 def test_an_operator_is_good_for_all_tenants(folder: DataFolder) -> None:
@@ -54,13 +54,13 @@ def test_an_operator_is_good_for_all_tenants(folder: DataFolder) -> None:
 
 
 def test_several_tenants_are_a_list(folder: DataFolder) -> None:
-    options = ("--tenant", "acme", "--tenant", "globex", "--scope", "orchestrator:read")
+    options = ("--tenant", "acme", "--tenant", "globex", "--scope", READ)
     assert _claims(folder, *options)["tenants"] == ["acme", "globex"]
 
 
 @pytest.mark.parametrize(("ttl", "seconds"), [("90s", 90), ("30m", 1_800), ("2h", 7_200), ("7d", 604_800)])
 def test_it_expires_when_asked_to(folder: DataFolder, ttl: str, seconds: int) -> None:
-    claims = _claims(folder, "--tenant", "acme", "--scope", "orchestrator:read", "--ttl", ttl)
+    claims = _claims(folder, "--tenant", "acme", "--scope", READ, "--ttl", ttl)
     issued, expires = int(str(claims["iat"])), int(str(claims["exp"]))
     assert expires - issued == seconds
     assert abs(issued - time.time()) < 60
@@ -69,15 +69,15 @@ def test_it_expires_when_asked_to(folder: DataFolder, ttl: str, seconds: int) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tenant", "Acme!", "--scope", "orchestrator:read"), "'Acme!' must match"),
+        (("--tenant", "Acme!", "--scope", READ), "'Acme!' must match"),
         (("--tenant", "acme", "--scope", "root"), "'root' is not one of"),
         (("--tenant", "acme"), "Missing option '--scope'"),
-        (("--scope", "orchestrator:read"), "give either --tenant or --operator"),
+        (("--scope", READ), "give either --tenant or --operator"),
         (
-            ("--operator", "--tenant", "acme", "--scope", "orchestrator:read"),
+            ("--operator", "--tenant", "acme", "--scope", READ),
             "give either --tenant or --operator",
         ),
-        (("--tenant", "acme", "--scope", "orchestrator:read", "--ttl", "soon"), "no duration like"),
+        (("--tenant", "acme", "--scope", READ, "--ttl", "soon"), "no duration like"),
     ],
 )
 def test_what_makes_no_token_is_refused(folder: DataFolder, options: tuple[str, ...], message: str) -> None:
@@ -87,7 +87,7 @@ def test_what_makes_no_token_is_refused(folder: DataFolder, options: tuple[str, 
 
 
 def test_a_folder_without_keys_is_named(tmp_path: Path) -> None:
-    result = _mint(DataFolder(path=tmp_path), "--tenant", "acme", "--scope", "orchestrator:read")
+    result = _mint(DataFolder(path=tmp_path), "--tenant", "acme", "--scope", READ)
     assert result.exit_code == 1
     assert "signing.json does not exist: the first `orch up`" in result.output
 
