@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -55,7 +56,7 @@ class _Lines:
 
 
 def _table(run: RunView) -> Table:
-    table = Table(title=f"run {run.run_id}: {run.status}", title_justify="left")
+    table = Table(box=SIMPLE_HEAD)
     for heading in ("step", "status", "attempt", ""):
         table.add_column(heading)
     for step in run.steps:
