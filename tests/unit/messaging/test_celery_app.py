@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from celery._state import get_current_app
+from celery.exceptions import QueueNotFound
 from kombu.transport.redis import Channel, Transport
 
 from shared.config import Need, Settings, load_settings
@@ -48,7 +49,7 @@ def test_kombu_reads_path_and_number_of_a_unix_socket(redis_url: str, path: str,
         # A channel that was opened would need a Redis there.
         channel = Channel.__new__(Channel)
         channel.connection = transport
-        options = channel._connparams()
+        options = channel._connparams()  # type: ignore[attr-defined]  # The stubs have the public part.
 
     assert (options["path"], options["db"]) == (path, number)
 
@@ -76,7 +77,7 @@ def test_messages_are_ids_in_json_that_redis_keeps_once() -> None:
     assert conf.task_reject_on_worker_lost is False
     assert conf.worker_disable_prefetch is True
     assert conf.worker_prefetch_multiplier == 1
-    assert conf.result_backend is None
+    assert not conf.result_backend
     assert conf.task_ignore_result is True
     assert conf.broker_transport_options["ack_emulation"] is False
     assert conf.broker_transport_options["socket_timeout"] <= 5
@@ -86,8 +87,8 @@ def test_queues_are_fixed() -> None:
     app = make_celery(settings("redis://localhost"))
 
     assert sorted(app.amqp.queues) == ["decisions", "steps.default", "steps.gpu"]
-    with pytest.raises(KeyError):
-        app.amqp.queues.__getitem__("steps.other")
+    with pytest.raises(QueueNotFound):
+        app.send_task("orchestrator.execute_step", queue="steps.other")
 
 
 def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
