@@ -164,6 +164,10 @@ def _outcome(
     log: ArtifactRef | None,
     context: AttemptContext,
 ) -> Outcome:
+    if not isinstance(result, PluginStopped):
+        names = [artifact.name for artifact in result.artifacts]
+        if len(set(names)) < len(names):
+            result = _plugin_error("the plugin gave two artifacts the same name", retryable=False)
     if isinstance(result, PluginSucceeded):
         return _succeeded(claim, result, inputs_hash, log, context.limits)
     # A plugin that was stopped may report the failure that the stop has caused.

@@ -71,10 +71,13 @@ def _read_members(path: Path, max_bytes: int) -> JsonObject:
         return {}
     except OSError as error:
         raise OutputRefused(f"{OUTPUTS_FILE} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OutputRefused(f"{OUTPUTS_FILE} is no regular file")
-        data = file.read(max_bytes + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > max_bytes:
         raise OutputRefused(f"{OUTPUTS_FILE} is over {max_bytes} bytes", ErrorCode.OUTPUTS_TOO_LARGE)
     try:

@@ -155,4 +155,7 @@ def guess_type(name: str) -> str:
 @cache
 def _types() -> mimetypes.MimeTypes:
     # Not the module's own table: that one reads whatever files the machine has.
-    return mimetypes.MimeTypes()
+    types = mimetypes.MimeTypes()
+    types.add_type("text/markdown", ".md")
+    types.add_type("application/x-ndjson", ".ndjson")
+    return types

@@ -15,6 +15,7 @@ Report lines: ``started PID``, then one of ``exit STATUS``, ``signal NUMBER``;
 or ``error ERRNO`` alone when the program could not be started.
 """
 
+import errno
 import os
 import select
 import signal
@@ -108,7 +109,9 @@ def start(arguments: list[bytes], environment: dict[bytes, bytes]) -> tuple[int,
                 os._exit(127)
             os.execvpe(arguments[0], arguments, environment)  # noqa: S606  # The very purpose.
         except OSError as error:
-            os.write(error_write, b"%d" % (error.errno or 0))
+            os.write(error_write, b"%d" % (error.errno or errno.EINVAL))
+        except ValueError:  # An empty name of a program.
+            os.write(error_write, b"%d" % errno.ENOENT)
         finally:
             os._exit(127)
     os.close(error_write)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MAX_CHARACTERS = 4_096
 MAX_TOKENS = 1_000
@@ -20,9 +21,9 @@ ROOTS = frozenset({"inputs", "steps"})
 MEMBERS_OF_A_STEP = frozenset({"status", "outputs"})
 
 _LITERALS = frozenset({"true", "false", "null", "in"})
-_TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
+_TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type"})
 _FUNCTIONS = frozenset(
-    {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "type", "uint"}
+    {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "type"}
 )
 _METHODS = frozenset(
     {"contains", "endsWith", "matches", "size", "startsWith"}
@@ -42,7 +43,7 @@ _TOKEN = re.compile(
         | (?: [bB]?
               (?: \"{3} (?:\\.|[^\\])*? \"{3} | '{3} (?:\\.|[^\\])*? '{3}
                 | "(?:\\.|[^\\"\r\n])*" | '(?:\\.|[^\\'\r\n])*' ) ) )
-    | (?P<number> 0[xX][0-9a-fA-F]+[uU]? | (?: [0-9]+\.[0-9]+ | \.[0-9]+ | [0-9]+ ) (?:[eE][+-]?[0-9]+)? [uU]? )
+    | (?P<number> (?: 0[xX][0-9a-fA-F]+ | (?: [0-9]*\.[0-9]+ | [0-9]+ ) (?:[eE][+-]?[0-9]+)? ) [uU]? )
     | (?P<name> [_a-zA-Z][_a-zA-Z0-9]* )
     | (?P<sign> && | \|\| | [=!<>]= | [-+*/%<>!?:.,()\[\]{}] )
     """,
@@ -54,9 +55,8 @@ class ExpressionError(ValueError):
     """An expression that cannot be used, or has no usable value; the message is for whoever wrote it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A word of the source. ``kind`` is ``text``, ``number``, ``name``, ``sign``, or ``end`` after the last one."""
+class Token(NamedTuple):
+    """A word of the source; ``kind`` is ``text``, ``number``, ``name`` or ``sign``."""
 
     kind: str
     text: str
@@ -100,22 +100,25 @@ class Reading:
 
     paths: list[Path] = field(default_factory=list)
     macros: list[Macro] = field(default_factory=list)
-    matches: list[tuple[int, int | None]] = field(default_factory=list)
-    """Where the name ``matches`` is called, and the innermost macro around it."""
+    matches: list[int] = field(default_factory=list)
+    """Where in the source ``matches`` is called."""
+    addends: list[int] = field(default_factory=list)
+    """Where in the source ends what is on the right of a ``+``, unless it is plainly no object."""
     roots: set[str] = field(default_factory=set)
     """Every free name: of ``inputs``, ``steps`` and types."""
 
 
 def scan(source: str, start: int = 0) -> Iterator[Token]:
     """Give the tokens from ``start`` on. Raises ``ExpressionError`` at what begins no token."""
-    while start < len(source):
-        match = _TOKEN.match(source, start)
-        if match is None:
-            raise ExpressionError(f"unexpected {source[start]!r}")
-        kind = str(match.lastgroup)
-        if kind != "blank":
-            yield Token(kind, match.group(), start)
+    for match in _TOKEN.finditer(source, start):
+        if match.start() != start:
+            break
         start = match.end()
+        kind = match.lastgroup
+        if kind and kind != "blank":
+            yield Token(kind, match.group(), match.start())
+    if start < len(source):
+        raise ExpressionError(f"unexpected {source[start]!r}")
 
 
 def read(source: str) -> Reading:
@@ -131,106 +134,135 @@ def read(source: str) -> Reading:
 
 
 class _Reader:
-    """One pass over the tokens with the open brackets on a stack."""
+    """One pass over the tokens, with the open brackets on a stack."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
+        self.words = [token.text if token.kind in ("name", "sign") else "" for token in tokens]
+        """The names and signs, and nothing for a literal, so that ``"("`` is no bracket."""
+        self.words += ["", "", "", ""]  # One may look ahead, and before the first one.
         self.reading = Reading()
         self.open: list[tuple[str, int | None]] = []
         """Each open bracket, and the macro whose arguments it holds."""
+        self.around: list[int] = []
+        """The macros that this place lies in, innermost last."""
         self.calls: int | None = None
         """The macro whose opening bracket comes next."""
         self.commas: dict[int, int] = {}
+        self.begun: dict[int, int] = {}
 
-    def at(self, index: int) -> Token:
-        return self.tokens[index] if 0 <= index < len(self.tokens) else Token("end", "", -1)
-
-    def text(self, index: int) -> str:
-        """Give the word or sign at ``index``, empty for literals, so that ``"("`` is never taken for a bracket."""
-        token = self.at(index)
-        return token.text if token.kind in ("name", "sign") else ""
-
-    def enclosing(self) -> list[int]:
-        """List the macros around this place, innermost first."""
-        return [macro for _, macro in reversed(self.open) if macro is not None]
+    @property
+    def innermost(self) -> int | None:
+        return self.around[-1] if self.around else None
 
     def read(self) -> Reading:
         for index, token in enumerate(self.tokens):
-            for macro in self.enclosing():
-                self.reading.macros[macro].tokens += 1
             if token.kind == "name":
                 self.name(index, token)
             elif token.kind == "sign":
                 self.sign(index, token)
+            elif token.kind == "number" and token.text[-1] in "uU":
+                raise ExpressionError("there are no unsigned integers here, as there are none in JSON")
         if self.open:
             raise ExpressionError(f"a {self.open[-1][0]!r} is never closed")
         return self.reading
 
     def sign(self, index: int, token: Token) -> None:
-        if token.text in "([{":
-            if len(self.open) >= MAX_NESTING:
-                raise ExpressionError(f"nested deeper than {MAX_NESTING} brackets")
-            self.open.append((token.text, self.calls))
-            self.calls = None
+        if token.text in ("(", "[", "{"):
+            self.enter(index, token)
         elif token.text in _CLOSERS:
-            opener, macro = self.open.pop() if self.open else ("", None)
-            if opener != _CLOSERS[token.text]:
-                raise ExpressionError(f"a {token.text!r} closes nothing")
-            if macro is not None:
-                self.check_arguments(macro)
-        elif token.text == "," and self.open and self.open[-1][1] is not None:
-            self.commas[self.open[-1][1]] = self.commas.get(self.open[-1][1], 0) + 1
+            self.leave(index, token)
+        elif token.text == "," and self.open and (macro := self.open[-1][1]) is not None:
+            self.commas[macro] = self.commas.get(macro, 0) + 1
         elif token.text == "." and not self.ends_operand(index - 1):
             raise ExpressionError("a name cannot begin with '.'")
+        elif token.text == "+":
+            self.addend(index + 1)
+
+    def enter(self, index: int, token: Token) -> None:
+        if len(self.open) >= MAX_NESTING:
+            raise ExpressionError(f"nested deeper than {MAX_NESTING} brackets")
+        self.open.append((token.text, self.calls))
+        if self.calls is not None:
+            self.around.append(self.calls)
+            self.begun[self.calls] = index
+            self.calls = None
+
+    def leave(self, index: int, token: Token) -> None:
+        opener, macro = self.open.pop() if self.open else ("", None)
+        if opener != _CLOSERS[token.text]:
+            raise ExpressionError(f"a {token.text!r} closes nothing")
+        if macro is None:
+            return
+        self.around.pop()
+        found = self.reading.macros[macro]
+        found.tokens = index - self.begun[macro]
+        commas = self.commas.get(macro, 0)
+        if commas != 1 and not (found.name == "map" and commas == 2):
+            raise ExpressionError(f"{found.name}() takes a name and an expression")
 
     def ends_operand(self, index: int) -> bool:
-        return self.at(index).kind in ("name", "text", "number") or self.text(index) in _CLOSERS
+        return index >= 0 and (self.tokens[index].kind != "sign" or self.words[index] in _CLOSERS)
 
-    def check_arguments(self, macro: int) -> None:
-        name = self.reading.macros[macro].name
-        commas = self.commas.get(macro, 0)
-        if commas != 1 and not (name == "map" and commas == 2):
-            raise ExpressionError(f"{name}() takes a name and an expression")
+    def addend(self, index: int) -> None:
+        """Note where the operand at ``index`` ends: a name, literal or bracket, and its members."""
+        if index >= len(self.tokens) or self.words[index] in ("-", "!"):
+            return
+        end = self.close(index)
+        while self.words[end + 1] in (".", "[") or (
+            self.words[end + 1] == "(" and self.words[end].isidentifier()
+        ):
+            end = self.close(end + (2 if self.words[end + 1] == "." else 1))
+        token = self.tokens[end]
+        if token.kind not in ("text", "number"):
+            self.reading.addends.append(token.start + len(token.text))
+
+    def close(self, index: int) -> int:
+        """Give the index of the bracket that closes the one at ``index``, and ``index`` if there is none."""
+        depth = 0
+        for i in range(index, len(self.tokens)):
+            depth += (self.words[i] in _CLOSERS.values()) - (self.words[i] in _CLOSERS)
+            if depth <= 0:
+                return i
+        raise ExpressionError("a bracket is never closed")
 
     def name(self, index: int, token: Token) -> None:
-        called = self.text(index + 1) == "("
-        if self.text(index - 1) == ".":
+        called = self.words[index + 1] == "("
+        if self.words[index - 1] == ".":
             if called:
                 self.method(index, token)
         elif called:
             if token.text not in _FUNCTIONS:
                 raise ExpressionError(f"there is no function {token.text}()")
-        elif self.text(index + 1) == "{":
+        elif self.words[index + 1] == "{":
             raise ExpressionError(f"there is no type {token.text} to build")
         elif token.text not in _LITERALS and not self.is_binder(index):
             self.root(index, token)
 
     def method(self, index: int, token: Token) -> None:
-        around = self.enclosing()
         if token.text in _MACROS:
-            variable = self.at(index + 2)
-            if variable.kind != "name" or self.text(index + 3) != ",":
+            variable = self.words[index + 2]
+            if not variable.isidentifier() or self.words[index + 3] != ",":
                 raise ExpressionError(f"{token.text}() takes a name and an expression")
-            if variable.text in ROOTS | _TYPES | _LITERALS:
-                raise ExpressionError(f"{token.text}() cannot give the name {variable.text} another meaning")
+            if variable in ROOTS | _TYPES | _LITERALS:
+                raise ExpressionError(f"{token.text}() cannot give the name {variable} another meaning")
             self.calls = len(self.reading.macros)
-            dot = self.at(index - 1).start
-            self.reading.macros.append(Macro(name=token.text, dot=dot, variable=variable.text))
+            dot = self.tokens[index - 1].start
+            self.reading.macros.append(Macro(name=token.text, dot=dot, variable=variable))
         elif token.text == "matches":
-            self.reading.matches.append((token.start, around[0] if around else None))
+            self.reading.matches.append(token.start)
         elif token.text not in _METHODS:
             raise ExpressionError(f"there is no function {token.text}()")
 
     def is_binder(self, index: int) -> bool:
-        return self.text(index - 1) == "(" and bool(self.open) and self.open[-1][1] is not None
+        return self.words[index - 1] == "(" and self.open[-1][1] is not None
 
     def root(self, index: int, token: Token) -> None:
-        around = self.enclosing()
-        for macro in around:
+        for macro in reversed(self.around):
             if self.reading.macros[macro].variable == token.text:
-                self.reading.macros[around[0]].variables.append(macro)
+                self.reading.macros[self.around[-1]].variables.append(macro)
                 return
-        if token.text not in ROOTS | _TYPES:
+        if token.text not in ROOTS and token.text not in _TYPES:
             raise ExpressionError(
                 f"{token.text} is not known here, only inputs and steps are"
                 ' (a step whose id is no identifier is written steps["my-step"])'
@@ -240,21 +272,18 @@ class _Reader:
             members = self.members(index)
             if token.text == "steps":
                 _check_step_members(members)
-            self.reading.paths.append(
-                Path(root=token.text, members=members, macro=around[0] if around else None)
-            )
+            self.reading.paths.append(Path(root=token.text, members=members, macro=self.innermost))
 
     def members(self, index: int) -> tuple[str, ...]:
         """Follow ``.name`` and ``["name"]`` after the name at ``index`` for as long as they are plain."""
         found: list[str] = []
         index += 1
         while True:
-            following = self.at(index + 1)
-            if self.text(index) == "." and following.kind == "name" and self.text(index + 2) != "(":
-                found.append(following.text)
+            if self.words[index] == "." and self.words[index + 1] and self.words[index + 2] != "(":
+                found.append(self.words[index + 1])
                 index += 2
-            elif self.text(index) == "[" and self.text(index + 2) == "]":
-                plain = _plain_text(following)
+            elif self.words[index] == "[" and self.words[index + 2] == "]":
+                plain = _plain_text(self.tokens[index + 1])
                 if plain is None:
                     break
                 found.append(plain)

@@ -6,6 +6,7 @@ equal result, whatever the machine and the order in which objects were written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,7 @@ __all__ = [
 
 _OPEN = "${{"
 _CLOSE = "}}"
+_MAY_HIDE_CLOSE = re.compile(r"[\"'{]|//")
 _MAX_MESSAGE = 500
 
 _T = TypeVar("_T")
@@ -57,7 +59,7 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """An expression ready to run: the program with its metered functions, and what was read from its source."""
+    """An expression ready to run: the program, metered, and what was read from its source."""
 
     program: cel.Program
     reading: Reading
@@ -65,7 +67,7 @@ class _Compiled:
 
 
 def holes(text: str) -> tuple[Hole, ...]:
-    """Find the ``${{ }}`` in ``text``. One ends at the first ``}}`` outside of CEL's own texts and brackets."""
+    """Find the ``${{ }}`` in ``text``. One ends at the first ``}}`` outside of CEL's texts and braces."""
     found: list[Hole] = []
     start = text.find(_OPEN)
     while start >= 0:
@@ -76,13 +78,15 @@ def holes(text: str) -> tuple[Hole, ...]:
 
 
 def _end_of_hole(text: str, start: int) -> int:
+    end = text.find(_CLOSE, start)
+    if end >= 0 and not _MAY_HIDE_CLOSE.search(text, start, end):
+        return end
     depth = 0
     for token in scan(text, start):
-        if token.kind != "sign":
-            continue
-        if depth == 0 and text.startswith(_CLOSE, token.start):
+        if token.text == "}" and depth == 0 and text.startswith(_CLOSE, token.start):
             return token.start
-        depth += (token.text in "([{") - (token.text in ")]}")
+        if token.kind == "sign":
+            depth += (token.text == "{") - (token.text == "}")
     raise ExpressionError(f"a {_OPEN} is never closed by {_CLOSE}")
 
 
@@ -114,7 +118,7 @@ def references(source: str) -> References:
 
 
 def evaluate_when(source: str, *, inputs: JsonObject, ancestors: Mapping[StepId, Ancestor]) -> bool:
-    """Decide whether a step runs. Raises ``ExpressionError`` if there is no value, or it is not true or false."""
+    """Decide whether a step runs. Raises ``ExpressionError`` unless the value is true or false."""
     value = _Evaluation(inputs, ancestors).evaluate(source)
     if not isinstance(value, bool):
         raise ExpressionError(f"when must be true or false, and is {kind(value)}")
@@ -163,8 +167,8 @@ class _Evaluation:
         self._values: dict[str, Json] = {
             "inputs": to_cel(inputs),
             "steps": {
-                id: {"status": str(ancestor.status), "outputs": to_cel(ancestor.outputs)}
-                for id, ancestor in ancestors.items()
+                step_id: {"status": str(ancestor.status), "outputs": to_cel(ancestor.outputs)}
+                for step_id, ancestor in ancestors.items()
             },
         }
         self._context: cel.Context | None = None
@@ -174,8 +178,7 @@ class _Evaluation:
         compiled = _compiled(source)
         functions = self._meter.functions(compiled.reading, self._values)
         value = _guarded(lambda: self._execute(compiled.program, functions))
-        if self._meter.exhausted:
-            raise ExpressionError("this is too much work for an expression; let a step do it")
+        self._meter.check()
         return from_cel(value)
 
     def _execute(self, program: cel.Program, functions: Mapping[str, Callable[..., Value]]) -> Value:
@@ -195,7 +198,7 @@ def _compiled(source: str) -> _Compiled:
     if set(program.variables()) - bound != reading.roots - bound:
         # The two readers of the source disagree, so what it refers to is not certain.
         raise ExpressionError("this expression cannot be read; write it more plainly")
-    if reading.macros or reading.matches:
+    if reading.macros or reading.matches or reading.addends:
         program = _guarded(lambda: cel.compile(rewrite(source, reading)))
     ancestors = frozenset(StepId(path.members[0]) for path in reading.paths if path.root == "steps")
     return _Compiled(program, reading, References(ancestors, "inputs" in reading.roots))
@@ -223,7 +226,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line what the library found; it answers a syntax error with the whole source drawn below it."""
+    """Say in one line what the library found; below a syntax error it draws the whole source."""
     if isinstance(error, KeyError):
         return f"there is no member {error.args[0]!r}"[:_MAX_MESSAGE]
     for line in str(error).splitlines():

@@ -13,7 +13,7 @@ Edge = tuple[int, int]
 
 
 def topological_order(ids: Sequence[StepId], edges: Iterable[Edge]) -> list[int]:
-    """List the indexes so that every predecessor comes first; among those that could be next, the smallest id.
+    """List the indexes so that every predecessor comes first; of those that could be next, the smallest id.
 
     ``ids`` must differ from one another. Raises ``DagCycle`` with one of the cycles.
     """

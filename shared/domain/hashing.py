@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterable
+from decimal import Decimal
 
 import rfc8785
 
@@ -23,13 +26,15 @@ class NotCanonical(ValueError):
 def canonical(value: Json) -> bytes:
     """Give the one byte string that RFC 8785 has for ``value``.
 
-    Refused with ``NotCanonical``: NaN and infinities, integers beyond ``MAX_SAFE_INTEGER``,
-    lone surrogates, keys that are no text, more than ``MAX_DEPTH`` levels, other types.
+    Refused with ``NotCanonical``: NaN and infinities, lone surrogates, keys that are no
+    text, more than ``MAX_DEPTH`` levels, other types, and integers beyond
+    ``MAX_SAFE_INTEGER``, unless they are how a float is written: ``1e20`` comes back from
+    a store as an integer, and is the same value still.
     """
     try:
         if _sorts_plainly(value):
             return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-        return rfc8785.dumps(value)
+        return rfc8785.dumps(_with_floats(value))
     except UnicodeEncodeError:
         raise NotCanonical("a text has half of a surrogate pair") from None
     except (rfc8785.CanonicalizationError, OverflowError) as error:
@@ -59,22 +64,51 @@ def _sorts_plainly(root: Json) -> bool:
             return plainly
         deeper: list[Json] = []
         for value in level:
-            if value is None or isinstance(value, (str, bool)):
+            if isinstance(value, str):
                 continue
-            if isinstance(value, int):
-                if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
-                    raise NotCanonical("an integer is beyond 2^53 - 1")
-            elif isinstance(value, float):
-                plainly = False
-            elif isinstance(value, dict):
-                for key in value:
-                    if not isinstance(key, str):
-                        raise NotCanonical("a key is no text")
-                    plainly = plainly and (key.isascii() or max(key) < _FIRST_REORDERED)
+            if isinstance(value, dict):
+                plainly = _keys_sort_plainly(value) and plainly
                 deeper.extend(value.values())
             elif isinstance(value, (list, tuple)):
                 deeper.extend(value)
             else:
-                raise NotCanonical(f"{type(value).__name__} is no JSON type")
+                plainly = _is_plain(value) and plainly
         level = deeper
-    raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels")
+    if level:
+        raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels")
+    return plainly
+
+
+def _keys_sort_plainly(value: Iterable[object]) -> bool:
+    plainly = True
+    for key in value:
+        if not isinstance(key, str):
+            raise NotCanonical("a key is no text")
+        if not key.isascii() and max(key) >= _FIRST_REORDERED:
+            plainly = False
+    return plainly
+
+
+def _is_plain(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, float):
+        return False
+    if not isinstance(value, int):
+        raise NotCanonical(f"{type(value).__name__} is no JSON type")
+    if abs(value) <= MAX_SAFE_INTEGER:
+        return True
+    if abs(value) > sys.float_info.max or Decimal(repr(float(value))) != value:
+        raise NotCanonical("an integer is beyond 2^53 - 1")
+    return False
+
+
+def _with_floats(value: Json) -> Json:
+    """Copy a checked value, its large integers as the floats that they are."""
+    if isinstance(value, dict):
+        return {key: _with_floats(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_floats(member) for member in value]
+    if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        return float(value)
+    return value

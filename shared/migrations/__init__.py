@@ -31,7 +31,7 @@ def _config() -> Config:
 
 
 def upgrade(url: str) -> None:
-    """Bring the database at ``url`` (a libpq URL of a role that may create schemas and roles) to the newest schema.
+    """Bring the database at ``url`` to the newest schema; its role may create schemas and roles.
 
     Safe to call from several processes at once: an advisory lock lets one through.
     """

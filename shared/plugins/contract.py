@@ -21,7 +21,7 @@ class PluginSucceeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginFailed:
-    """The step's work failed; ``message`` is for the reader of the run, ``retryable`` if another try may help."""
+    """The work failed; ``message`` is for the reader of the run, ``retryable`` if another try may help."""
 
     error_code: ErrorCode
     message: str

@@ -72,7 +72,9 @@ def _startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | None
         raise DagNotFound(f"no {named}")
     if not found.active:
         raise DagDisabled(
-            f"version {version} of {dag_id} is disabled" if version else f"all versions of {dag_id} are disabled"
+            f"version {version} of {dag_id} is disabled"
+            if version
+            else f"all versions of {dag_id} are disabled"
         )
     return found
 
@@ -108,10 +110,17 @@ def list_page(
     after: tuple[datetime, RunId] | None,
     limit: int,
 ) -> list[Run]:
-    """Read a page of runs by start, newest first, then by id; ``from_utc`` inclusive, ``to_utc`` exclusive."""
+    """Read a page of runs, newest first; they started at ``from_utc`` or later, before ``to_utc``."""
     with db.statement(tenant) as cur:
         return store.list_runs(
-            cur, tenant, dag_id=dag_id, status=status, from_utc=from_utc, to_utc=to_utc, after=after, limit=limit
+            cur,
+            tenant,
+            dag_id=dag_id,
+            status=status,
+            from_utc=from_utc,
+            to_utc=to_utc,
+            after=after,
+            limit=limit,
         )
 
 

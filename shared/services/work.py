@@ -29,7 +29,7 @@ def complete(
     handoff_pools: frozenset[str],
     lease_ms: int,
 ) -> Change:
-    """Take note of how the claimed attempt ended, unlock or skip what waited for it, end the run when it was the last.
+    """Take note of how the claimed attempt ended, and settle what waited for it; maybe the run ends.
 
     Guarded by the attempt: when the lease was lost and the step taken away, nothing
     changes and ``accepted`` is false. It may be repeated when the commit's fate is

@@ -124,7 +124,7 @@ def list_versions(
             "after_dag_id": after_dag_id,
             "after_precedence": after_precedence,
             "after_version": after_version,
-            "limit": limit,
+            "max_rows": limit,
         },
     )
     return [_version(row) for row in cur.fetchall()]

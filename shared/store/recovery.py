@@ -40,13 +40,13 @@ class Rescued:
 
 def wake(cur: Cursor, *, limit: int) -> frozenset[Backlog]:
     """Queue at most ``limit`` retries that are due."""
-    cur.execute(_SQL["wake"], {"limit": limit})
+    cur.execute(_SQL["wake"], {"max_rows": limit})
     return frozenset(Backlog(row[0], row[1]) for row in cur.fetchall())
 
 
 def rescue(cur: Cursor, *, limit: int, max_lost: int) -> Rescued:
     """Take at most ``limit`` steps away from attempts whose lease ran out."""
-    cur.execute(_SQL["rescue"], {"limit": limit, "max_lost": max_lost})
+    cur.execute(_SQL["rescue"], {"max_rows": limit, "max_lost": max_lost})
     rows = cur.fetchall()
     return Rescued(
         backlogs=frozenset(Backlog(row[0], row[1]) for row in rows if not row[3]),
@@ -56,7 +56,7 @@ def rescue(cur: Cursor, *, limit: int, max_lost: int) -> Rescued:
 
 def resend(cur: Cursor, pool: str, *, older_than_ms: int, limit: int) -> list[Doorbell]:
     """Mark as sent again what was sent longer ago than that, and is still unclaimed."""
-    cur.execute(_SQL["resend"], {"pool": pool, "older_than_ms": older_than_ms, "limit": limit})
+    cur.execute(_SQL["resend"], {"pool": pool, "older_than_ms": older_than_ms, "max_rows": limit})
     return doorbells(pool, cur.fetchall())
 
 
@@ -68,12 +68,12 @@ def count_sent(cur: Cursor, pool: str) -> int:
 
 def undecided_runs(cur: Cursor, *, older_than_ms: int, limit: int) -> list[tuple[TenantId, RunId]]:
     """List runs in which a step has waited longer than that for its ``when``."""
-    cur.execute(_SQL["undecided_runs"], {"older_than_ms": older_than_ms, "limit": limit})
+    cur.execute(_SQL["undecided_runs"], {"older_than_ms": older_than_ms, "max_rows": limit})
     return [(row[0], RunId(UUID(row[1]))) for row in cur.fetchall()]
 
 
 def backlogs(cur: Cursor) -> frozenset[Backlog]:
-    """List every tenant and pool with ready steps that no message is out for."""
+    """List every tenant and pool with ready steps that dispatch does not know of."""
     cur.execute(_SQL["backlogs"])
     return frozenset(Backlog(row[0], row[1]) for row in cur.fetchall())
 

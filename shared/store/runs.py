@@ -88,7 +88,7 @@ def list_runs(
             "to_utc": to_utc,
             "after_utc": after_utc,
             "after_run_id": None if after_run_id is None else str(after_run_id),
-            "limit": limit,
+            "max_rows": limit,
         },
     )
     return [_run(row) for row in cur.fetchall()]

@@ -11,9 +11,9 @@ _SQL = load("steps")
 
 
 def list_steps(cur: Cursor, tenant: TenantId, run_id: RunId, *, after_no: int, limit: int) -> list[Step]:
-    """Read a page of a run's steps in topological order, after ``step_no`` ``after_no`` (-1: from the first)."""
+    """Read a page of a run's steps in topological order, after ``after_no`` (-1: from the first)."""
     cur.execute(
-        _SQL["list_steps"], {"tenant": tenant, "run_id": str(run_id), "after_no": after_no, "limit": limit}
+        _SQL["list_steps"], {"tenant": tenant, "run_id": str(run_id), "after_no": after_no, "max_rows": limit}
     )
     return [_step(row) for row in cur.fetchall()]
 

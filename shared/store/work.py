@@ -10,6 +10,7 @@ from uuid import UUID
 
 from shared.domain.models import (
     Ancestor,
+    ArtifactRef,
     Change,
     Claim,
     Failed,
@@ -82,7 +83,13 @@ def claim(
 
 
 def complete(
-    cur: Cursor, tenant: TenantId, run_id: RunId, step_no: int, attempt: int, outcome: Outcome, handoff: Handoff
+    cur: Cursor,
+    tenant: TenantId,
+    run_id: RunId,
+    step_no: int,
+    attempt: int,
+    outcome: Outcome,
+    handoff: Handoff,
 ) -> Change:
     """Take note of how an attempt ended, guarded by the attempt: a late one changes nothing."""
     cur.execute(
@@ -122,7 +129,7 @@ def _ending(outcome: Outcome) -> dict[str, object]:
                 "outputs": json.dumps(outcome.outputs),
                 "outputs_hash": outcome.outputs_hash,
                 "inputs_hash": outcome.inputs_hash,
-                "artifacts": _artifacts(outcome),
+                "artifacts": _artifacts(outcome.artifacts),
             }
         case Failed():
             return {
@@ -132,23 +139,28 @@ def _ending(outcome: Outcome) -> dict[str, object]:
                 "error_code": outcome.error_code,
                 "error_message": outcome.error_message,
                 "delay_ms": outcome.retry_delay_ms,
-                "artifacts": _artifacts(outcome),
+                "artifacts": _artifacts(outcome.artifacts),
             }
         case Stopped():
-            return {**_NOTHING, "ending": "cancelled", "error_code": "CANCELLED"}
+            return {
+                **_NOTHING,
+                "ending": "cancelled",
+                "error_code": "CANCELLED",
+                "artifacts": _artifacts(outcome.artifacts),
+            }
         case Released():
-            return {**_NOTHING, "ending": "released"}
+            return {**_NOTHING, "ending": "released", "artifacts": _artifacts(outcome.artifacts)}
         case _:
             assert_never(outcome)
 
 
-def _artifacts(outcome: Succeeded | Failed) -> str | None:
-    if not outcome.artifacts:
+def _artifacts(artifacts: Sequence[ArtifactRef]) -> str | None:
+    if not artifacts:
         return None
     return json.dumps(
         [
             {"name": a.name, "sha256": a.sha256, "size_bytes": a.size_bytes, "content_type": a.content_type}
-            for a in outcome.artifacts
+            for a in artifacts
         ]
     )
 
@@ -165,7 +177,13 @@ def list_undecided(cur: Cursor, tenant: TenantId, run_id: RunId) -> list[Undecid
 
 
 def decide(
-    cur: Cursor, tenant: TenantId, run_id: RunId, *, unlock: Sequence[int], skip: Sequence[int], handoff: Handoff
+    cur: Cursor,
+    tenant: TenantId,
+    run_id: RunId,
+    *,
+    unlock: Sequence[int],
+    skip: Sequence[int],
+    handoff: Handoff,
 ) -> Change:
     """Unlock or skip undecided steps by what their ``when`` said; decided ones stay as they are."""
     cur.execute(
@@ -199,9 +217,7 @@ def renew(cur: Cursor, held: Sequence[Held], *, lease_ms: int) -> list[Renewal]:
     cancelled = {
         Held(TenantId(row[0]), RunId(UUID(row[1])), row[2], row[3]): bool(row[4]) for row in cur.fetchall()
     }
-    return [
-        Renewal(held=h, valid=h in cancelled, cancel_requested=cancelled.get(h, False)) for h in ordered
-    ]
+    return [Renewal(held=h, valid=h in cancelled, cancel_requested=cancelled.get(h, False)) for h in ordered]
 
 
 def _change(tenant: TenantId, run_id: RunId, row: Row) -> Change:

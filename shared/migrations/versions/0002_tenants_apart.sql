@@ -50,7 +50,8 @@ GRANT UPDATE (disabled_utc) ON orch.dag_versions TO orch_api;
 GRANT INSERT ON orch.runs, orch.run_inputs, orch.steps, orch.events TO orch_api;
 GRANT UPDATE ON orch.runs, orch.steps TO orch_api;
 
-GRANT INSERT ON orch.attempts, orch.events, orch.artifacts, orch.artifact_refs, orch.tenant_queues TO orch_service;
+GRANT INSERT ON orch.attempts, orch.events, orch.artifacts, orch.artifact_refs, orch.tenant_queues
+TO orch_service;
 GRANT UPDATE ON orch.runs, orch.steps, orch.attempts, orch.tenant_queues TO orch_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON orch.workers TO orch_service;
 GRANT SELECT ON orch.workers TO orch_api;

@@ -16,7 +16,8 @@ RETURNING dag_version_id;
 -- Record the steps of a version from one JSON list.
 INSERT INTO orch.dag_steps (
     tenant, dag_version_id, step_no, step_id, uses, params, when_expr, run_on, disabled,
-    max_attempts, initial_delay_ms, max_delay_ms, multiplier, timeout_ms, pool, predecessors, reads_inputs, refs
+    max_attempts, initial_delay_ms, max_delay_ms, multiplier, timeout_ms, pool,
+    predecessors, reads_inputs, refs
 )
 SELECT
     %(tenant)s, %(dag_version_id)s, s.step_no, s.step_id, s.uses, s.params, s.when_expr, s.run_on, s.disabled,
@@ -61,7 +62,7 @@ WHERE
         )
     )
 ORDER BY v.dag_id, v.precedence DESC, v.version DESC
-LIMIT %(limit)s;
+LIMIT %(max_rows)s;
 
 -- name: set_active
 -- Enable or disable a version; the time of the first disabling stays.
@@ -75,7 +76,9 @@ WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)
 
 -- name: find_startable
 -- The version that a run would use: the one named, or the highest active one.
-SELECT v.dag_version_id, v.version, encode(v.spec_hash, 'hex'), v.disabled_utc IS NULL, v.metadata -> 'inputsSchema'
+SELECT
+    v.dag_version_id, v.version, encode(v.spec_hash, 'hex'), v.disabled_utc IS NULL,
+    v.metadata -> 'inputsSchema'
 FROM orch.dag_versions AS v
 WHERE
     v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.step_count > 0

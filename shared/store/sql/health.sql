@@ -22,7 +22,9 @@ FROM (
     UNION ALL
     SELECT s.tenant, s.pool, count(*), min(s.queued_utc), 0
     FROM orch.steps AS s
-    WHERE s.status = 'queued' AND s.sent_utc IS NOT NULL AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
+    WHERE
+        s.status = 'queued' AND s.sent_utc IS NOT NULL
+        AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
     GROUP BY s.tenant, s.pool
     UNION ALL
     SELECT s.tenant, s.pool, 0, NULL, count(*)

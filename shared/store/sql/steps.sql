@@ -16,7 +16,7 @@ CROSS JOIN LATERAL (
 ) AS d
 WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s AND s.step_no > %(after_no)s
 ORDER BY s.step_no
-LIMIT %(limit)s;
+LIMIT %(max_rows)s;
 
 -- name: get_step
 -- One step of a run, by its id.
@@ -27,7 +27,9 @@ SELECT
     s.queued_utc, s.started_utc, s.ended_utc, s.due_utc
 FROM orch.runs AS r
 INNER JOIN orch.dag_steps AS d
-    ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_id = %(step_id)s AND d.step_no >= 0
+    ON
+        d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id
+        AND d.step_id = %(step_id)s AND d.step_no >= 0
 INNER JOIN orch.steps AS s ON s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = d.step_no
 WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s;
 

@@ -1,0 +1,70 @@
+"""Put the Flask application together: routes, the checks before each, the headers after each."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, request
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from orchestrator_api import context, errors, query, routes
+from orchestrator_api.auth import TENANT_HEADER, Caller, TokenVerifier, authorize
+from orchestrator_api.parts import Parts, attach
+from orchestrator_api.routes import Route
+from orchestrator_api.trace import trace_of
+from shared.errors import Unauthenticated
+
+
+def create_app(parts: Parts) -> Flask:
+    """Make an application that serves the API from ``parts``."""
+    app = Flask("orchestrator_api", static_folder=None, template_folder=None)
+    # A path has one spelling. Redirects to another would be answers without an envelope.
+    app.url_map.merge_slashes = False
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    attach(app, parts)
+    by_endpoint = routes.install(app)
+    routes.refuse_unlisted(app)
+    errors.install(app)
+
+    def check() -> None:
+        _begin_trace()
+        route = by_endpoint.get(request.endpoint or "")
+        if route is not None:
+            context.admit(_admitted(route, parts.tokens))
+            _refuse_other_types(route)
+            query.refuse_others(request.args, route.query)
+
+    app.before_request(check)
+    app.after_request(_finish)
+    return app
+
+
+def _begin_trace() -> None:
+    trace = trace_of(request.headers.get("traceparent"))
+    context.begin(trace)
+    clear_contextvars()
+    bind_contextvars(trace_id=trace.trace_id)
+
+
+def _admitted(route: Route, tokens: TokenVerifier) -> Caller | None:
+    """Let the caller in, or raise what keeps them out. Public routes take callers without a token."""
+    authorization = request.headers.get("Authorization")
+    if authorization is None:
+        if route.access.public:
+            return None
+        raise Unauthenticated("send Authorization: Bearer <JWT>")
+    principal = tokens.principal(authorization)
+    caller = authorize(principal, request.headers.get(TENANT_HEADER), route.access)
+    bind_contextvars(tenant=caller.tenant)
+    return caller
+
+
+def _refuse_other_types(route: Route) -> None:
+    accepted = request.accept_mimetypes
+    if accepted and not route.any_type and not accepted.quality("application/json"):
+        raise errors.NotAcceptable("this route answers with application/json")
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Trace-Id"] = context.trace_id()
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response

@@ -1,0 +1,43 @@
+"""How gunicorn serves the API: ``gunicorn --config python:orchestrator_api.gunicorn_conf``.
+
+gunicorn reads the names of this module as its settings, so this module alone reads
+the environment when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator_api.wsgi import NEED
+from shared.config import load_settings
+from shared.log import configure_logging
+
+_settings = load_settings(os.environ, need=NEED)
+configure_logging(_settings.log_level, component="web")
+
+wsgi_app = "orchestrator_api.wsgi:application"
+bind = f"{_settings.host}:{_settings.port}"
+proc_name = "orchestrator-web"
+
+worker_class = "orchestrator_api.server.Worker"
+workers = _settings.web_processes
+threads = _settings.web_threads
+# Beyond the threads, connections wait in the kernel and cost nothing.
+backlog = 512
+keepalive = 5
+# Time that a worker has to show a sign of life: threads that serve a long request do not block it.
+timeout = 60
+graceful_timeout = 15
+
+limit_request_line = 8_190
+limit_request_fields = 64
+# A token of 8 KiB must fit into one header.
+limit_request_field_size = 8_190 + 256
+
+logger_class = "orchestrator_api.server.JsonLines"
+loglevel = _settings.log_level
+accesslog = None
+errorlog = "-"
+
+# gunicorn's own control interface would be a second way in, with no tokens.
+control_socket_disable = True

@@ -1,0 +1,64 @@
+"""The parts that an API process is put together from, and how a handler reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app
+
+from orchestrator_api.auth import TokenVerifier
+from orchestrator_api.paging import PageTokens
+from shared.artifacts import ArtifactStore
+from shared.domain.models import Change, JsonObject, RunId, TenantId
+from shared.errors import Problem
+from shared.messaging.dispatcher import Dispatcher
+from shared.plugins import Catalog
+from shared.store.db import Database
+
+_EXTENSION = "orchestrator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What handlers work with.
+
+    ``db`` is bound to one tenant at a time. ``db_of_all`` sees every tenant, and
+    serves an operator's view of the queues only. ``ping_queue`` raises QueueUnavailable.
+    """
+
+    db: Database
+    db_of_all: Database
+    dispatcher: Dispatcher
+    ping_queue: Callable[[], None]
+    catalog: Catalog
+    artifacts: ArtifactStore
+    tokens: TokenVerifier
+    page_tokens: PageTokens
+    pools: frozenset[str]
+
+    def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
+        """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""
+        return None if self.catalog.find(uses) is None else self.catalog.check_params(uses, params)
+
+    def follow(self, tenant: TenantId, run_id: RunId, change: Change) -> None:
+        """Have done what a committed change asks for. Returns at once, also while Redis is away.
+
+        To be called after the commit only: a message that runs ahead of its
+        transaction rings for a step that nobody can claim yet.
+        """
+        if change.ready_pools:
+            self.dispatcher.steps_ready(tenant, change.ready_pools)
+        if change.undecided:
+            self.dispatcher.undecided(tenant, run_id)
+
+
+def attach(app: Flask, parts: Parts) -> None:
+    """Give ``app`` its parts."""
+    app.extensions[_EXTENSION] = parts
+
+
+def parts() -> Parts:
+    """Give the parts of the process that serves this request."""
+    return cast(Parts, current_app.extensions[_EXTENSION])

@@ -1,0 +1,119 @@
+"""Read query parameters and path parts: each is known, given once, and of its form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TypeVar
+from uuid import UUID
+
+from werkzeug.datastructures import MultiDict
+
+from orchestrator_api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from shared.domain import versions
+from shared.domain.models import DagId, RunId, Sha256, StepId
+from shared.errors import InvalidArgument, InvalidInput, Problem
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
+_PAGE_SIZE = re.compile(r"[0-9]{1,3}")
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+
+def refuse_others(args: MultiDict[str, str], known: frozenset[str]) -> None:
+    """Refuse a query parameter that the route does not have, and one that is given twice."""
+    problems = [Problem(name, "unknown query parameter") for name in args if name not in known]
+    problems += [Problem(name, "given more than once") for name in known if len(args.getlist(name)) > 1]
+    if problems:
+        raise InvalidArgument("the query does not fit this route", problems)
+
+
+def optional(args: MultiDict[str, str], name: str, read: Callable[[str, str], T]) -> T | None:
+    """Read the parameter ``name`` with ``read``; ``None`` when it is left out."""
+    text = args.get(name)
+    return None if text is None else read(name, text)
+
+
+def page_size(args: MultiDict[str, str]) -> int:
+    """Read ``page_size``: 1 to 500, 50 when left out."""
+    text = args.get("page_size")
+    if text is None:
+        return DEFAULT_PAGE_SIZE
+    size = int(text) if _PAGE_SIZE.fullmatch(text) else 0
+    if not 1 <= size <= MAX_PAGE_SIZE:
+        raise _refusal("page_size", f"must be an integer from 1 to {MAX_PAGE_SIZE}")
+    return size
+
+
+def dag_id(name: str, text: str) -> DagId:
+    """Read a DAG's id."""
+    if _NAME.fullmatch(text) is None:
+        raise _refusal(name, f"must match ^{_NAME.pattern}$")
+    return DagId(text)
+
+
+def step_id(name: str, text: str) -> StepId:
+    """Read a step's id."""
+    return StepId(dag_id(name, text))
+
+
+def version(name: str, text: str) -> str:
+    """Read a version."""
+    try:
+        versions.parse(text)
+    except InvalidInput as error:
+        raise InvalidArgument(f"{name} is no version", error.problems) from error
+    return text
+
+
+def run_id(name: str, text: str) -> RunId:
+    """Read a run's id."""
+    if _UUID.fullmatch(text) is None:
+        raise _refusal(name, "must be a UUID")
+    return RunId(UUID(text))
+
+
+def sha256(name: str, text: str) -> Sha256:
+    """Read a hash."""
+    if _HASH.fullmatch(text) is None:
+        raise _refusal(name, "must be 64 lowercase hex digits")
+    return Sha256(text)
+
+
+def flag(name: str, text: str) -> bool:
+    """Read ``true`` or ``false``."""
+    if text not in ("true", "false"):
+        raise _refusal(name, "must be true or false")
+    return text == "true"
+
+
+def timestamp(name: str, text: str) -> datetime:
+    """Read an ISO-8601 time that names its offset."""
+    try:
+        if _TIMESTAMP.fullmatch(text):
+            return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # The digits fit the pattern but name no time (month 13): refused below, like any other text.
+    raise _refusal(name, "must be a time like 2026-11-21T23:04:05.123Z")
+
+
+def one_of(choices: type[E]) -> Callable[[str, str], E]:
+    """Make the reader of a member of ``choices``."""
+
+    def read(name: str, text: str) -> E:
+        try:
+            return choices(text)
+        except ValueError as error:
+            raise _refusal(name, f"must be one of {', '.join(choices)}") from error
+
+    return read
+
+
+def _refusal(name: str, message: str) -> InvalidArgument:
+    return InvalidArgument(f"{name} {message}", [Problem(name, message)])

@@ -1,0 +1,32 @@
+"""Ask Redis whether it is there, without waiting long for the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from shared.errors import QueueUnavailable
+
+_TIMEOUT_SECONDS = 1.0
+
+
+def queue_probe(redis_url: str) -> Callable[[], None]:
+    """Make a function that raises QueueUnavailable unless Redis answers within a second."""
+    client: Redis = Redis.from_url(
+        redis_url,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+    def ping() -> None:
+        try:
+            client.ping()
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable("Redis does not answer") from error
+
+    return ping

@@ -1,0 +1,146 @@
+"""How the domain's values look on the wire. Plain functions: a run's 10,000 steps pass here on each look."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from shared.domain.models import Attempt, DagVersion, Run, Step
+from shared.plugins import PluginInfo
+from shared.services.health import Queue
+
+Shape = dict[str, object]
+
+
+def time(moment: datetime) -> str:
+    """Write a time in UTC with milliseconds and ``Z``."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else time(moment)
+
+
+def dag_summary(dag: DagVersion) -> Shape:
+    """Write a DAG version as lists have it: without its steps and edges."""
+    return {
+        "dagId": dag.dag_id,
+        "version": dag.version,
+        "specHash": dag.spec_hash,
+        "active": dag.active,
+        "stepCount": dag.step_count,
+        "metadata": dag.metadata,
+        "createdUtc": time(dag.created_utc),
+        "createdBy": dag.created_by,
+        "disabledUtc": _time(dag.disabled_utc),
+    }
+
+
+def dag(dag: DagVersion) -> Shape:
+    """Write a DAG version with its definition, and its signature if it has one."""
+    signature: Shape = {} if dag.signature is None else {"signature": dag.signature}
+    return {**dag_summary(dag), **(dag.definition or {}), **signature}
+
+
+def run_started(run: Run) -> Shape:
+    """Write what the caller who started a run gets."""
+    return {
+        "runId": str(run.run_id),
+        "traceId": run.trace_id,
+        "dagId": run.dag_id,
+        "dagVersion": run.dag_version,
+        "status": run.status,
+        "inputsHash": run.inputs_hash,
+        "startedUtc": time(run.started_utc),
+    }
+
+
+def run(run: Run) -> Shape:
+    """Write a run."""
+    return {
+        "runId": str(run.run_id),
+        "traceId": run.trace_id,
+        "dagId": run.dag_id,
+        "dagVersion": run.dag_version,
+        "status": run.status,
+        "inputsHash": run.inputs_hash,
+        "outputsHash": run.outputs_hash,
+        "startedUtc": time(run.started_utc),
+        "endedUtc": _time(run.ended_utc),
+        "cancelRequestedUtc": _time(run.cancel_requested_utc),
+        "cancelReason": run.cancel_reason,
+        "runToken": run.run_token,
+        "createdBy": run.created_by,
+        "stepCount": run.step_count,
+        "ledgerHead": run.ledger_head,
+    }
+
+
+def step_summary(step: Step) -> Shape:
+    """Write a step as lists have it: its state and hashes, without its outputs."""
+    return {
+        "stepId": step.step_id,
+        "status": step.status,
+        "uses": step.uses,
+        "pool": step.pool,
+        "attempt": step.attempt,
+        "errorCode": step.error_code,
+        "errorMessage": step.error_message,
+        "inputsHash": step.inputs_hash,
+        "outputsHash": step.outputs_hash,
+        "queuedUtc": _time(step.queued_utc),
+        "startedUtc": _time(step.started_utc),
+        "endedUtc": _time(step.ended_utc),
+        "dueUtc": _time(step.due_utc),
+    }
+
+
+def step(step: Step, attempts: list[Attempt]) -> Shape:
+    """Write a step with its outputs and every attempt at it."""
+    return {
+        **step_summary(step),
+        "outputs": step.outputs,
+        "attempts": [_attempt(attempt) for attempt in attempts],
+    }
+
+
+def _attempt(attempt: Attempt) -> Shape:
+    return {
+        "attempt": attempt.attempt,
+        "status": attempt.status,
+        "workerId": attempt.worker_id,
+        "startedUtc": time(attempt.started_utc),
+        "endedUtc": _time(attempt.ended_utc),
+        "durationMs": _duration_ms(attempt),
+        "errorCode": attempt.error_code,
+        "errorMessage": attempt.error_message,
+        "logsRef": attempt.logs_ref,
+        "outputsHash": attempt.outputs_hash,
+    }
+
+
+def _duration_ms(attempt: Attempt) -> int | None:
+    if attempt.ended_utc is None:
+        return None
+    return round((attempt.ended_utc - attempt.started_utc).total_seconds() * 1_000)
+
+
+def plugin(info: PluginInfo) -> Shape:
+    """Write what ``uses`` may name, and what its ``with`` must look like."""
+    return {
+        "name": info.name,
+        "version": info.version,
+        "digest": info.digest,
+        "schema": info.schema,
+        "needsNetwork": info.needs_network,
+    }
+
+
+def queue(queue: Queue) -> Shape:
+    """Write how much of a tenant's work waits for a pool, and for how long."""
+    return {
+        "tenant": queue.tenant,
+        "pool": queue.pool,
+        "depth": queue.depth,
+        "oldestAgeSeconds": queue.oldest_age_seconds,
+        "running": queue.running,
+    }

@@ -1,0 +1,80 @@
+"""DAG versions: publish, list, look at, disable, enable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from flask import Response, request, url_for
+
+from orchestrator_api import json_body, query, render
+from orchestrator_api.context import subject, tenant
+from orchestrator_api.listing import page
+from orchestrator_api.paging import Key
+from orchestrator_api.parts import parts
+from orchestrator_api.responses import answer
+from orchestrator_api.schemas.dag import dag_document
+from orchestrator_api.schemas.run import nothing
+from shared.domain import definition, versions
+from shared.domain.models import DagVersion, JsonObject
+from shared.services import dags
+
+
+def publish() -> Response:
+    """Record a version of a DAG for good: 201, or 200 when it was recorded before."""
+    body, _ = json_body.receive(request)
+    document = dag_document(body)
+    signature = cast("JsonObject | None", document.get("signature"))
+    unsigned = {name: member for name, member in document.items() if name != "signature"}
+    spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools)
+    dag, created = dags.publish(parts().db, tenant(), spec, signature=signature, created_by=subject())
+    headers = {"Location": url_for("dags.get", dag_id=dag.dag_id, version=dag.version), "ETag": _etag(dag)}
+    return answer(render.dag_summary(dag), 201 if created else 200, headers)
+
+
+def list_versions() -> Response:
+    """List versions by ``dagId``, then by version, the highest first."""
+    dag_id = query.optional(request.args, "dagId", query.dag_id)
+    active = query.optional(request.args, "active", query.flag)
+
+    def read(after: Key | None, limit: int) -> Sequence[DagVersion]:
+        last = None if after is None else (str(after[0]), str(after[1]), str(after[2]))
+        return dags.list_page(parts().db, tenant(), dag_id=dag_id, active=active, after=last, limit=limit)
+
+    return page(
+        read=read,
+        key=lambda dag: (dag.dag_id, versions.precedence(dag.version), dag.version),
+        render=render.dag_summary,
+    )
+
+
+def get(dag_id: str, version: str) -> Response:
+    """Give a version with its definition, or 304 to a caller who has it as it is."""
+    dag = dags.get(parts().db, tenant(), query.dag_id("dagId", dag_id), query.version("version", version))
+    # Kept by the caller, yet asked for each time: another tenant may be the next to use the same cache.
+    headers = {"ETag": _etag(dag), "Cache-Control": "private, no-cache"}
+    response = answer(render.dag(dag), headers=headers)
+    response.make_conditional(request)
+    return response
+
+
+def disable(dag_id: str, version: str) -> Response:
+    """Let a version take no new runs."""
+    return _set_active(dag_id, version, active=False)
+
+
+def enable(dag_id: str, version: str) -> Response:
+    """Let a version take new runs again."""
+    return _set_active(dag_id, version, active=True)
+
+
+def _set_active(dag_id: str, version: str, *, active: bool) -> Response:
+    of, at = query.dag_id("dagId", dag_id), query.version("version", version)
+    body, _ = json_body.receive(request)
+    nothing(body)
+    dag = dags.set_active(parts().db, tenant(), of, at, active=active)
+    return answer(render.dag_summary(dag), headers={"ETag": _etag(dag)})
+
+
+def _etag(dag: DagVersion) -> str:
+    return f'"{dag.spec_hash}.{"active" if dag.active else "disabled"}"'

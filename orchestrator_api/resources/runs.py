@@ -1,0 +1,77 @@
+"""Runs: start, list, look at, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from flask import Response, request, url_for
+
+from orchestrator_api import json_body, query, render
+from orchestrator_api.context import subject, tenant, trace_id
+from orchestrator_api.listing import page
+from orchestrator_api.paging import Key
+from orchestrator_api.parts import parts
+from orchestrator_api.responses import answer
+from orchestrator_api.schemas.run import cancel_reason, start_run
+from shared.domain.models import Run, RunId
+from shared.domain.states import RunStatus
+from shared.services import runs
+
+
+def start() -> Response:
+    """Start a run: 201, or 200 with the first run when its run token was used before."""
+    wanted = start_run(*json_body.receive(request))
+    run, created, change = runs.start(
+        parts().db,
+        tenant(),
+        dag_id=wanted.dag_id,
+        version=wanted.version,
+        inputs=wanted.inputs,
+        run_token=wanted.run_token,
+        trace_id=trace_id(),
+        created_by=subject(),
+    )
+    parts().follow(tenant(), run.run_id, change)
+    headers = {"Location": url_for("runs.get", run_id=run.run_id)}
+    return answer(render.run_started(run), 201 if created else 200, headers)
+
+
+def list_runs() -> Response:
+    """List runs, the one started last first."""
+    dag_id = query.optional(request.args, "dagId", query.dag_id)
+    status = query.optional(request.args, "status", query.one_of(RunStatus))
+    from_utc = query.optional(request.args, "from", query.timestamp)
+    to_utc = query.optional(request.args, "to", query.timestamp)
+
+    def read(after: Key | None, limit: int) -> Sequence[Run]:
+        return runs.list_page(
+            parts().db,
+            tenant(),
+            dag_id=dag_id,
+            status=status,
+            from_utc=from_utc,
+            to_utc=to_utc,
+            after=None
+            if after is None
+            else (datetime.fromisoformat(str(after[0])), RunId(UUID(str(after[1])))),
+            limit=limit,
+        )
+
+    return page(read=read, key=lambda run: (run.started_utc.isoformat(), str(run.run_id)), render=render.run)
+
+
+def get(run_id: str) -> Response:
+    """Give a run with the states and hashes of all its steps."""
+    run, steps = runs.get_with_steps(parts().db, tenant(), query.run_id("runId", run_id))
+    return answer({**render.run(run), "steps": [render.step_summary(step) for step in steps]})
+
+
+def cancel(run_id: str) -> Response:
+    """Ask for a run to be cancelled. Asking again changes nothing."""
+    of = query.run_id("runId", run_id)
+    reason = cancel_reason(json_body.receive(request)[0])
+    run, change = runs.cancel(parts().db, tenant(), of, reason=reason)
+    parts().follow(tenant(), of, change)
+    return answer(render.run(run), 202)

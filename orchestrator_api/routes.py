@@ -1,0 +1,97 @@
+"""Every route of the API, with who may call it. What is not in this table does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Flask, Response
+from werkzeug.routing import BaseConverter
+
+from orchestrator_api.auth import Access, Scope
+from orchestrator_api.resources import artifacts, dags, health, plugins, runs, steps
+
+PREFIX = "/api/v1/orchestrator"
+
+READ = Access(scope=Scope.READ)
+WRITE = Access(scope=Scope.WRITE)
+ADMIN = Access(scope=Scope.ADMIN)
+LIVENESS = Access(scope=Scope.READ, public=True, all_tenants=True)
+
+_PAGE = frozenset({"page_size", "page_token"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A method on a path. ``query`` names all its parameters; ``any_type``: the answer may be no JSON."""
+
+    method: str
+    path: str
+    view: Callable[..., Response]
+    access: Access
+    query: frozenset[str] = frozenset()
+    any_type: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """Name the route for Flask, page tokens and metrics: ``runs.start``."""
+        return f"{self.view.__module__.rpartition('.')[2]}.{self.view.__name__}"
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(method="POST", path="/dags", view=dags.publish, access=ADMIN),
+    Route(
+        method="GET",
+        path="/dags",
+        view=dags.list_versions,
+        access=READ,
+        query=_PAGE | {"dagId", "active"},
+    ),
+    Route(method="GET", path="/dags/<part:dag_id>/<part:version>", view=dags.get, access=READ),
+    Route(method="POST", path="/dags/<part:dag_id>/<part:version>:disable", view=dags.disable, access=ADMIN),
+    Route(method="POST", path="/dags/<part:dag_id>/<part:version>:enable", view=dags.enable, access=ADMIN),
+    Route(method="GET", path="/plugins", view=plugins.list_plugins, access=READ),
+    Route(method="POST", path="/runs", view=runs.start, access=WRITE),
+    Route(
+        method="GET",
+        path="/runs",
+        view=runs.list_runs,
+        access=READ,
+        query=_PAGE | {"dagId", "status", "from", "to"},
+    ),
+    Route(method="GET", path="/runs/<part:run_id>", view=runs.get, access=READ),
+    Route(method="POST", path="/runs/<part:run_id>:cancel", view=runs.cancel, access=WRITE),
+    Route(method="GET", path="/runs/<part:run_id>/steps", view=steps.list_steps, access=READ, query=_PAGE),
+    Route(method="GET", path="/runs/<part:run_id>/steps/<part:step_id>", view=steps.get, access=READ),
+    Route(method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True),
+    Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
+)
+
+
+class UnlistedRoute(RuntimeError):
+    """The app has a route that the table does not have: nothing would say who may call it."""
+
+
+class _Part(BaseConverter):
+    """One segment of a path, up to a colon, which begins a verb: ``/runs/<id>:cancel``."""
+
+    regex = "[^/:]+"
+
+
+def install(app: Flask) -> dict[str, Route]:
+    """Give ``app`` the routes of the table; return them by endpoint."""
+    app.url_map.converters["part"] = _Part
+    for route in ROUTES:
+        app.add_url_rule(
+            PREFIX + route.path, endpoint=route.endpoint, view_func=route.view, methods=[route.method]
+        )
+    return {route.endpoint: route for route in ROUTES}
+
+
+def refuse_unlisted(app: Flask) -> None:
+    """Raise UnlistedRoute if anything but the table gave ``app`` a route."""
+    listed = {(PREFIX + route.path, route.endpoint, route.method) for route in ROUTES}
+    for rule in app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD"}:
+            if (rule.rule, rule.endpoint, method) not in listed:
+                raise UnlistedRoute(f"{method} {rule.rule} is not in the table of routes")

@@ -1,0 +1,130 @@
+"""The shape of a DAG as it is published: which members, of which types.
+
+What their values may be is checked in one place, ``shared.domain.definition``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
+
+from orchestrator_api.schemas.check import shaped
+from orchestrator_api.schemas.fields import Boolean, Integer, Number, Object, Text
+from shared.domain.definition import MAX_EDGES, MAX_STEPS
+from shared.domain.models import Json, JsonObject
+from shared.errors import InvalidDag, Problem
+
+
+class Edges(fields.Raw):
+    """A list of ``{"from": id, "to": id}``.
+
+    Checked by a loop of its own: as nested schemas the 50,000 edges of the largest
+    DAG took 0.6 s of the two seconds that publishing it may take, this way 0.02 s.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(validate=_be_edges)
+
+
+def _be_edges(value: object) -> None:
+    if not isinstance(value, list):
+        raise ValidationError("Not a valid list.")
+    wrong = {index: _edge_mistakes(edge) for index, edge in enumerate(value) if not _is_edge(edge)}
+    if wrong:
+        raise ValidationError(wrong)
+
+
+def _is_edge(edge: object) -> bool:
+    return (
+        isinstance(edge, dict)
+        and len(edge) == 2
+        and isinstance(edge.get("from"), str)
+        and isinstance(edge.get("to"), str)
+    )
+
+
+def _edge_mistakes(edge: object) -> dict[str, list[str]] | list[str]:
+    if not isinstance(edge, Mapping):
+        return ["Not an object."]
+    mistakes = {str(name): ["Unknown field."] for name in edge if name not in ("from", "to")}
+    for name in ("from", "to"):
+        if name not in edge:
+            mistakes[name] = ["Missing data for required field."]
+        elif not isinstance(edge[name], str):
+            mistakes[name] = ["Not a valid string."]
+    return mistakes
+
+
+# Made from dicts, since ``with`` and ``from`` are keywords and could be no members of a class.
+RETRY = Schema.from_dict(
+    {"maxAttempts": Integer(), "initialDelayMs": Integer(), "maxDelayMs": Integer(), "multiplier": Number()},
+    name="Retry",
+)
+
+STEP = Schema.from_dict(
+    {
+        "id": Text(required=True),
+        "uses": Text(required=True),
+        "with": Object(),
+        "when": Text(),
+        "retry": fields.Nested(RETRY),
+        "timeoutMs": Integer(),
+        "pool": Text(),
+        "runOn": Text(),
+        "disabled": Boolean(),
+    },
+    name="Step",
+)
+
+METADATA = Schema.from_dict(
+    {
+        "owner": Text(least=0, most=1_000),
+        "description": Text(least=0, most=10_000),
+        "inputsSchema": Object(),
+    },
+    name="Metadata",
+)
+
+SIGNATURE = Schema.from_dict(
+    {
+        "payloadType": Text(required=True, most=255),
+        "payload": Text(required=True, most=16 * 1024 * 1024),
+        "signatures": fields.List(
+            fields.Nested(
+                Schema.from_dict(
+                    {"keyid": Text(least=0, most=255), "sig": Text(required=True, most=10_000)},
+                    name="SignatureOfOneKey",
+                )
+            ),
+            required=True,
+            validate=validate.Length(min=1, max=16),
+        ),
+    },
+    name="Signature",
+)
+
+DAG = Schema.from_dict(
+    {
+        "dagId": Text(required=True),
+        "version": Text(required=True),
+        "steps": fields.List(fields.Nested(STEP), required=True),
+        "edges": Edges(),
+        "metadata": fields.Nested(METADATA, unknown=INCLUDE),
+        "signature": fields.Nested(SIGNATURE),
+    },
+    name="Dag",
+)
+
+_DAG = DAG()
+
+
+def dag_document(body: Json) -> JsonObject:
+    """Check the shape of a whole DAG: its counts first, so that a flood of steps costs nothing."""
+    if isinstance(body, Mapping):
+        for name, most in (("steps", MAX_STEPS), ("edges", MAX_EDGES)):
+            members = body.get(name)
+            if isinstance(members, list) and len(members) > most:
+                message = f"has {len(members)} members, at most {most} are allowed"
+                raise InvalidDag(f"{name} {message}", [Problem(name, message)])
+    return shaped(_DAG, body)

@@ -1,0 +1,53 @@
+"""The application of a web process: ``gunicorn orchestrator_api.wsgi:application``."""
+
+from __future__ import annotations
+
+import os
+
+from flask import Flask
+
+from orchestrator_api.app import create_app
+from orchestrator_api.auth import TokenVerifier, load_keys
+from orchestrator_api.paging import PageTokens
+from orchestrator_api.parts import Parts
+from orchestrator_api.queue_probe import queue_probe
+from shared.artifacts import open_store
+from shared.config import Need, load_settings
+from shared.log import configure_logging
+from shared.messaging.celery_app import make_celery
+from shared.messaging.dispatcher import Dispatcher
+from shared.plugins import load_catalog
+from shared.store.db import Database
+
+NEED = Need.DATABASE | Need.REDIS | Need.WEB
+
+
+def make_application() -> Flask:
+    """Read the settings of this process and put its application together."""
+    settings = load_settings(os.environ, need=NEED)
+    configure_logging(settings.log_level, component="web")
+    name = "orchestrator-web"
+    # One connection more than threads: the dispatcher's.
+    db = Database(
+        settings.database_url, role="orch_api", size=settings.web_threads + 1, application_name=name
+    )
+    return create_app(
+        Parts(
+            db=db,
+            db_of_all=Database(settings.database_url, role="orch_service", size=1, application_name=name),
+            dispatcher=Dispatcher(db, make_celery(settings)),
+            ping_queue=queue_probe(settings.redis_url),
+            catalog=load_catalog(),
+            artifacts=open_store(settings.artifacts_url),
+            tokens=TokenVerifier(load_keys(settings.jwks_file), issuer=settings.jwt_issuer),
+            page_tokens=PageTokens(settings.secret_file.read_bytes()),
+            pools=frozenset(settings.pools),
+        )
+    )
+
+
+def __getattr__(name: str) -> Flask:
+    """Make ``application`` when a server asks for it by that name, so that an import alone does nothing."""
+    if name == "application":
+        return make_application()
+    raise AttributeError(name)

@@ -1,0 +1,69 @@
+"""`orch db`: the schema of the ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from orchestrator_cli.data_folder import DataFolder
+from shared import migrations
+from shared.config import ConfigError, Need, load_settings
+from shared.errors import StoreUnavailable
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="The folder of a stack that is up; else ORCH_MIGRATION_DATABASE_URL or ORCH_DATABASE_URL is used.",
+)
+
+
+@click.group()
+def db() -> None:
+    """Check and migrate the schema of the ledger."""
+
+
+@db.command()
+@_data_dir
+def upgrade(data_dir: Path | None) -> None:
+    """Bring the schema to what this release needs."""
+    url = _url(data_dir)
+    try:
+        migrations.upgrade(url)
+    except StoreUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("the schema is up to date")
+
+
+@db.command()
+@_data_dir
+def check(data_dir: Path | None) -> None:
+    """Say whether the schema is what this release needs; exit status 1 when not."""
+    try:
+        problems = migrations.check(_url(data_dir))
+    except StoreUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        sys.exit(1)
+    click.echo("the schema is up to date")
+
+
+def _url(data_dir: Path | None) -> str:
+    if data_dir is None:
+        try:
+            return load_settings(os.environ, need=Need.MIGRATION).migration_database_url
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from error
+    stack_file = DataFolder(path=data_dir).stack_file
+    try:
+        url: str = json.loads(stack_file.read_text(encoding="utf-8"))["environ"][
+            "ORCH_MIGRATION_DATABASE_URL"
+        ]
+    except (OSError, ValueError, KeyError):
+        raise click.ClickException(f"no stack is up on {data_dir}") from None
+    return url

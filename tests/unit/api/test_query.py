@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from werkzeug.datastructures import MultiDict
+
+from orchestrator_api import query
+from shared.domain.states import RunStatus
+from shared.errors import InvalidArgument
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-21T23:04:05.123Z", datetime(2026, 11, 21, 23, 4, 5, 123_000, UTC)),
+        ("2026-11-21T23:04:05Z", datetime(2026, 11, 21, 23, 4, 5, 0, UTC)),
+        ("2026-11-22T01:04:05.123456+02:00", datetime(2026, 11, 21, 23, 4, 5, 123_456, UTC)),
+    ],
+)
+def test_a_time_is_read_with_its_offset(text: str, moment: datetime) -> None:
+    assert query.timestamp("from", text) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2026-11-21",
+        "2026-11-21T23:04:05",
+        "2026-13-21T23:04:05Z",
+        "2026-11-21 23:04:05Z",
+        "0001-01-01T00:00:00+14:00",
+        "1732230245",
+        "2026-11-21T23:04:05.1234567Z",
+        "\u0662026-11-21T23:04:05Z",
+    ],
+)
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        query.timestamp("from", text)
+
+
+@pytest.mark.parametrize("text", ["0", "501", "-1", "1.0", "", "x", "1e2", "\u0665", "99999999999999999999"])
+def test_a_page_size_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        query.page_size(MultiDict({"page_size": text}))
+
+
+def test_a_page_size_in_range_is_taken() -> None:
+    assert query.page_size(MultiDict()) == 50
+    assert query.page_size(MultiDict({"page_size": "1"})) == 1
+    assert query.page_size(MultiDict({"page_size": "500"})) == 500
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (query.dag_id, "-a"),
+        (query.dag_id, "A"),
+        (query.dag_id, "a\n"),
+        (query.dag_id, "a" * 129),
+        (query.version, "1.0"),
+        (query.version, "01.0.0"),
+        (query.version, "1.0.0\n"),
+        (query.run_id, "abc"),
+        (query.run_id, "{01939b3e-7b1c-7cc0-8a3e-000000000000}"),
+        (query.run_id, "01939b3e7b1c7cc08a3e000000000000"),
+        (query.sha256, "A" * 64),
+        (query.sha256, "a" * 63),
+        (query.flag, "1"),
+        (query.one_of(RunStatus), "done"),
+    ],
+)
+def test_what_is_not_of_its_form_is_refused(read: object, text: str) -> None:
+    assert callable(read)
+    with pytest.raises(InvalidArgument) as refused:
+        read("name", text)
+    assert refused.value.problems
+
+
+def test_unknown_and_repeated_parameters_are_refused_by_name() -> None:
+    args = MultiDict([("status", "failed"), ("status", "running"), ("page", "2")])
+    with pytest.raises(InvalidArgument) as refused:
+        query.refuse_others(args, frozenset({"status", "page_size"}))
+    assert [problem.field for problem in refused.value.problems] == ["page", "status"]
