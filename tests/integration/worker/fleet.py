@@ -138,9 +138,8 @@ class Fleet:
 
     def ended(self, run_id: RunId, *, within: float = 15) -> Run:
         """Wait for the run's end."""
-        return eventually(
-            lambda: (run := self.run(run_id)).status.is_terminal and run, within=within
-        ) or self.run(run_id)
+        eventually(lambda: self.run(run_id).status.is_terminal, within=within)
+        return self.run(run_id)
 
     def completed(self, run_id: RunId, *, within: float = 15) -> Run:
         """Wait for the run's end, which must be a good one."""
