@@ -11,6 +11,7 @@ from typing import cast
 
 import structlog
 
+from orchestrator_worker import work_folders
 from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery
 from orchestrator_worker.lease import LeaseKeeper
 from orchestrator_worker.shutdown import Shutdown
@@ -78,6 +79,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
     shutdown.install(pool.wake)
+    work_folders.sweep(settings.work_dir)
     keeper.start()
     LOGGER.info(
         "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency

@@ -6,7 +6,10 @@ address that was judged: a name that answers differently the next time gains not
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+import selectors
 import socket
 import ssl
 import threading
@@ -120,8 +123,8 @@ class GuardedBackend(httpcore.NetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ARG002  # The stop has the time.
-        local_address: str | None = None,  # noqa: ARG002
+        timeout: float | None = None,  # The stop has the time.
+        local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         addresses = self._resolve(host, port)
@@ -140,9 +143,9 @@ class GuardedBackend(httpcore.NetworkBackend):
 
     def connect_unix_socket(
         self,
-        path: str,  # noqa: ARG002
-        timeout: float | None = None,  # noqa: ARG002
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         raise httpcore.UnsupportedProtocol("a step may not use local sockets")
 
@@ -162,7 +165,8 @@ class GuardedBackend(httpcore.NetworkBackend):
                 )
             except (OSError, UnicodeError) as error:
                 failures.append(error if isinstance(error, OSError) else OSError(f"{host!r} is no host name"))
-            done.set()
+            finally:
+                done.set()
 
         forget = self._stop.call_on_stop(done.set)
         threading.Thread(target=look_up, name="resolve", daemon=True).start()
@@ -179,10 +183,18 @@ class GuardedBackend(httpcore.NetworkBackend):
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
+            connection.setblocking(False)
+            # Begun before it is watched: a shutdown ends a connection that is being made, but
+            # does nothing to a socket that has not been asked to connect.
+            _check_error(connection.connect_ex((str(address), port)))
             self._watch(connection)
-            left = _left(self._stop)
-            connection.settimeout(CONNECT_SECONDS if left is None else min(CONNECT_SECONDS, left))
-            connection.connect((str(address), port))
+            with selectors.DefaultSelector() as selector:
+                selector.register(connection, selectors.EVENT_WRITE)
+                left = _left(self._stop)
+                ready = selector.select(CONNECT_SECONDS if left is None else min(CONNECT_SECONDS, left))
+            if not ready or self._stop.reason is not None:
+                raise TimeoutError("no answer in time")
+            _check_error(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option in options:
@@ -215,10 +227,10 @@ class _Stream(httpcore.NetworkStream):
         self._connection = connection
         self._stop = stop
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._timed(lambda: self._connection.recv(max_bytes), httpcore.ReadTimeout, httpcore.ReadError)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
         while view:
             send = partial(self._connection.send, view)
@@ -229,7 +241,7 @@ class _Stream(httpcore.NetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002
+        timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         secured = self._timed(
             lambda: ssl_context.wrap_socket(self._connection, server_hostname=server_hostname),
@@ -254,6 +266,11 @@ class _Stream(httpcore.NetworkStream):
             raise late(str(error)) from error
         except OSError as error:
             raise broken(str(error)) from error
+
+
+def _check_error(number: int) -> None:
+    if number not in (0, errno.EINPROGRESS):
+        raise OSError(number, os.strerror(number))
 
 
 def _left(stop: Stop) -> float | None:

@@ -23,7 +23,7 @@ from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
 from shared.messaging.complaint import Complaint
 from shared.services import dispatch, recovery, workers
-from shared.services.recovery import Backlog
+from shared.services.recovery import Backlog, Doorbell
 from shared.store.db import Database
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -113,6 +113,8 @@ class Sweeper:
     def _dispatch(self) -> None:
         """Send what nobody has sent: a dispatch that failed, or that was full when the step became ready."""
         self._ring(recovery.backlogs(self._db))
+        for pool in self._settings.pools:
+            self._send(dispatch.pick(self._db, pool, None))
 
     def _resend(self) -> None:
         """Send again what Redis has lost; what only waits there for a free slot is left alone."""
@@ -138,9 +140,11 @@ class Sweeper:
 
     def _ring(self, backlogs: frozenset[Backlog]) -> None:
         for backlog in sorted(backlogs, key=lambda backlog: (backlog.pool, backlog.tenant)):
-            bells = dispatch.pick(self._db, backlog.pool, backlog.tenant)
-            if bells:
-                doorbell.send(self._app, bells)
+            self._send(dispatch.pick(self._db, backlog.pool, backlog.tenant))
+
+    def _send(self, bells: list[Doorbell]) -> None:
+        if bells:
+            doorbell.send(self._app, bells)
 
     def _ask(self, runs: frozenset[tuple[TenantId, RunId]] | list[tuple[TenantId, RunId]]) -> None:
         for tenant, run_id in runs:

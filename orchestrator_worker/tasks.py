@@ -132,6 +132,8 @@ class StepRunner:
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
                 return None, 0.0
             change, since = self._complete(claim, outcome, lease, slice_end)
+            if not change.accepted:
+                self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
         self._dispatcher.steps_ready(claim.tenant, change.ready_pools)
         if not change.undecided:
             return change.next, since
@@ -170,7 +172,8 @@ class StepRunner:
     ) -> tuple[Change, float]:
         """Report the outcome, again and again while PostgreSQL is away and the lease lasts.
 
-        After an unknown commit the repeated call finds another state and changes nothing.
+        ``accepted`` is false when the attempt was another's already, and also after a commit
+        whose answer was lost: the repeated call finds another state. Both are well.
         """
         pause = FIRST_PAUSE_SECONDS
         while True:

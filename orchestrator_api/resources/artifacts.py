@@ -36,8 +36,11 @@ def get(sha256: str) -> Response:
     response.headers["Content-Security-Policy"] = "sandbox"
     # The bytes never change, but who may read them might: to be asked for each time.
     response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Accept-Ranges"] = "bytes"
     try:
-        response.make_conditional(request, accept_ranges=True, complete_length=ref.size_bytes)
+        response.make_conditional(
+            request, accept_ranges=_asks_for_one_range(), complete_length=ref.size_bytes
+        )
     except RequestedRangeNotSatisfiable:
         response.close()
         raise
@@ -45,3 +48,9 @@ def get(sha256: str) -> Response:
         # The server never sees, and so never closes, the content of a response that has no body.
         response.close()
     return response
+
+
+def _asks_for_one_range() -> bool:
+    """Tell whether there is a range to serve; RFC 9110 (14.2) lets the rest be answered in full."""
+    asked = request.range
+    return asked is not None and asked.units == "bytes" and len(asked.ranges) == 1

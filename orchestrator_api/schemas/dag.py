@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
-from shared.domain.definition import MAX_EDGES, MAX_STEPS
 
 from orchestrator_api.schemas.check import shaped
 from orchestrator_api.schemas.fields import Boolean, Integer, Number, Object, Text
+from shared.domain.definition import MAX_EDGES, MAX_STEPS
 from shared.domain.models import Json, JsonObject
 from shared.errors import InvalidDag, Problem
 

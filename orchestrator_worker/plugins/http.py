@@ -184,8 +184,8 @@ def _check(url: httpx.URL) -> httpx.URL:
         raise HttpRefused("a URL must begin with http:// or https:// and name a host")
     if url.userinfo:
         raise HttpRefused("a URL must not carry a user name or password; send them in a header")
-    if url.port == 0:
-        raise HttpRefused("port 0 cannot be reached")
+    if url.port is not None and not 1 <= url.port <= 65_535:
+        raise HttpRefused(f"{url.port} is no port")
     return url
 
 

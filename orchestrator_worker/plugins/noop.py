@@ -17,5 +17,5 @@ class NoopPlugin:
     needs_network: ClassVar[bool] = False
     retryable: ClassVar[str] = "It has no failures of its own."
 
-    def run(self, params: JsonObject, context: StepContext) -> PluginResult:  # noqa: ARG002  # The contract's signature.
+    def run(self, params: JsonObject, context: StepContext) -> PluginResult:  # The contract's signature.
         return PluginSucceeded(outputs=params)

@@ -4,24 +4,27 @@ The library knows no bound: ``map`` over 40,000 items takes it a minute, with
 the interpreter's lock held, and a chain of maps that double their items has no
 end. So each macro's range, and each regular expression, passes through a function
 of ours that counts what comes. The same functions put an object's keys in order,
-which the library gives in another order each time.
+which the library gives in another order each time, and refuse to add an object
+to a list, which to the library means its keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from shared.domain.cel_source import Path, Reading
+from shared.domain.cel_source import ExpressionError, Path, Reading
 from shared.domain.cel_values import Value
 from shared.domain.models import Json
 
 MAX_WORK = 20_000_000
 """A unit is about 40 ns on a slow machine, so that a step's expressions take less than a second or so."""
 
-_PER_ITEM = 10
-"""What it takes to hand an item over to the library or back; about 100 bytes too, so 200 MB at most."""
+_PER_ITEM = 20
+"""What it takes to hand an item over to the library or back; about 100 bytes too, so 100 MB at most."""
+_PER_CALL = 100
 _CHARACTERS_PER_UNIT = 8
 _PER_TOKEN = 10
+_ADDEND = "addend_"
 _PER_PATTERN_CHARACTER = 1_000
 _PER_REPEATING_PATTERN = 1_000_000
 """``\\pL{80}`` is compiled to megabytes."""
@@ -31,40 +34,53 @@ def rewrite(source: str, reading: Reading) -> str:
     """Let the ranges and the regular expressions of ``source`` pass through the functions of a ``Meter``."""
     changes = [(macro.dot, macro.dot, f".{_range_name(i)}()") for i, macro in enumerate(reading.macros)]
     changes += [(start, start + len("matches"), _matches_name(i)) for i, start in enumerate(reading.matches)]
+    changes += [(end, end, f".{_ADDEND}()") for end in reading.addends]
     for start, end, text in sorted(changes, reverse=True):
         source = source[:start] + text + source[end:]
     return source
 
 
 class Meter:
-    """Counts the work of one evaluation. After ``MAX_WORK`` every range is empty, and ``exhausted`` is true.
+    """Counts the work of the expressions of one step. After ``MAX_WORK`` every range is empty.
 
-    It does not raise inside the evaluation: ``||`` would swallow the error and go on.
+    Nothing raises inside the evaluation, where ``||`` would swallow the error and go on;
+    ``check`` does so after it.
     """
 
     def __init__(self, matches: Callable[[str, str], bool]) -> None:
         self._matches = matches
         self._left = MAX_WORK
+        self._wrong = ""
 
-    @property
-    def exhausted(self) -> bool:
-        return self._left < 0
+    def check(self) -> None:
+        """Raise ``ExpressionError`` if the evaluation did what it must not."""
+        if self._left < 0:
+            raise ExpressionError("this is too much work for an expression; let a step do it")
+        if self._wrong:
+            raise ExpressionError(self._wrong)
 
     def charge(self, work: int) -> None:
         self._left -= work
 
     def functions(self, reading: Reading, values: Mapping[str, Json]) -> dict[str, Callable[..., Value]]:
-        """Charge what ``reading`` copies at most once, and give the functions that count the rest."""
+        """Charge each value that ``reading`` names once, and give the functions that count the rest.
+
+        Raises ``ExpressionError`` if that is too much already.
+        """
         sizes: dict[int | None, int] = {}
         for path in reading.paths:
-            sizes[path.macro] = sizes.get(path.macro, 0) + size(_resolve(path, values))
-        self.charge(sizes.get(None, 0))
+            work = size(_resolve(path, values))
+            sizes[path.macro] = sizes.get(path.macro, 0) + work
+            self.charge(work)
+            self.check()
         largest = [0] * len(reading.macros)
         functions: dict[str, Callable[..., Value]] = {}
         for i in range(len(reading.macros)):
             functions[_range_name(i)] = self._range(reading, i, sizes.get(i, 0), largest)
         for i in range(len(reading.matches)):
             functions[_matches_name(i)] = self._match
+        if reading.addends:
+            functions[_ADDEND] = self._addend
         return functions
 
     def _range(
@@ -81,20 +97,28 @@ class Meter:
                 return value
             sizes = [size(item) for item in items]
             largest[number] = max(sizes, default=0)
-            self.charge(sum(sizes) + len(items) * (_PER_TOKEN * macro.tokens + read_each))
+            self.charge(_PER_CALL + sum(sizes) + len(items) * (_PER_TOKEN * macro.tokens + read_each))
             self.charge(len(items) ** 2 if macro.accumulates else 0)
             for binder in macro.variables:
                 self.charge(sum(sizes) if binder == number else len(items) * largest[binder])
-            return [] if self.exhausted else items
+            return items if self._left >= 0 else []
 
         return enter
 
-    def _match(self, value: Value, pattern: Value) -> Value:
-        if not isinstance(value, str) or not isinstance(pattern, str):
-            return None
+    def _match(self, value: Value, pattern: Value = None, *more: Value) -> Value:
+        if more or not isinstance(value, str) or not isinstance(pattern, str):
+            self._wrong = "matches() is called on a text, with a text"
+            return False
         self.charge(len(value) * (1 + len(pattern)) // _CHARACTERS_PER_UNIT)
         self.charge(_PER_REPEATING_PATTERN if "{" in pattern else _PER_PATTERN_CHARACTER * len(pattern))
-        return False if self.exhausted else self._matches(value, pattern)
+        return self._left >= 0 and self._matches(value, pattern)
+
+    def _addend(self, value: Value) -> Value:
+        self.charge(_PER_CALL)
+        if isinstance(value, dict):
+            self._wrong = "an object cannot be added to anything"
+            return []
+        return value
 
 
 def size(root: Value) -> int:

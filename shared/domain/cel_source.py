@@ -21,9 +21,9 @@ ROOTS = frozenset({"inputs", "steps"})
 MEMBERS_OF_A_STEP = frozenset({"status", "outputs"})
 
 _LITERALS = frozenset({"true", "false", "null", "in"})
-_TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
+_TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type"})
 _FUNCTIONS = frozenset(
-    {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "type", "uint"}
+    {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "type"}
 )
 _METHODS = frozenset(
     {"contains", "endsWith", "matches", "size", "startsWith"}
@@ -102,6 +102,8 @@ class Reading:
     macros: list[Macro] = field(default_factory=list)
     matches: list[int] = field(default_factory=list)
     """Where in the source ``matches`` is called."""
+    addends: list[int] = field(default_factory=list)
+    """Where in the source ends what is on the right of a ``+``, unless it is plainly no object."""
     roots: set[str] = field(default_factory=set)
     """Every free name: of ``inputs``, ``steps`` and types."""
 
@@ -159,6 +161,8 @@ class _Reader:
                 self.name(index, token)
             elif token.kind == "sign":
                 self.sign(index, token)
+            elif token.kind == "number" and token.text[-1] in "uU":
+                raise ExpressionError("there are no unsigned integers here, as there are none in JSON")
         if self.open:
             raise ExpressionError(f"a {self.open[-1][0]!r} is never closed")
         return self.reading
@@ -172,6 +176,8 @@ class _Reader:
             self.commas[macro] = self.commas.get(macro, 0) + 1
         elif token.text == "." and not self.ends_operand(index - 1):
             raise ExpressionError("a name cannot begin with '.'")
+        elif token.text == "+":
+            self.addend(index + 1)
 
     def enter(self, index: int, token: Token) -> None:
         if len(self.open) >= MAX_NESTING:
@@ -197,6 +203,28 @@ class _Reader:
 
     def ends_operand(self, index: int) -> bool:
         return index >= 0 and (self.tokens[index].kind != "sign" or self.words[index] in _CLOSERS)
+
+    def addend(self, index: int) -> None:
+        """Note where the operand at ``index`` ends: a name, literal or bracket, and its members."""
+        if index >= len(self.tokens) or self.words[index] in ("-", "!"):
+            return
+        end = self.close(index)
+        while self.words[end + 1] in (".", "[") or (
+            self.words[end + 1] == "(" and self.words[end].isidentifier()
+        ):
+            end = self.close(end + (2 if self.words[end + 1] == "." else 1))
+        token = self.tokens[end]
+        if token.kind not in ("text", "number"):
+            self.reading.addends.append(token.start + len(token.text))
+
+    def close(self, index: int) -> int:
+        """Give the index of the bracket that closes the one at ``index``, and ``index`` if there is none."""
+        depth = 0
+        for i in range(index, len(self.tokens)):
+            depth += (self.words[i] in _CLOSERS.values()) - (self.words[i] in _CLOSERS)
+            if depth <= 0:
+                return i
+        raise ExpressionError("a bracket is never closed")
 
     def name(self, index: int, token: Token) -> None:
         called = self.words[index + 1] == "("

@@ -97,7 +97,8 @@ def _precedence(version: str, findings: Findings) -> str:
 
 
 def _check_metadata(metadata: JsonObject, findings: Findings) -> None:
-    _check_storable("metadata", metadata, 1, findings)
+    if not _check_storable("metadata", metadata, 1, findings):
+        return
     schema = metadata.get("inputsSchema")
     if isinstance(schema, Mapping):
         findings.extend(check_schema(schema), within="metadata.inputsSchema")

@@ -178,8 +178,7 @@ class _Evaluation:
         compiled = _compiled(source)
         functions = self._meter.functions(compiled.reading, self._values)
         value = _guarded(lambda: self._execute(compiled.program, functions))
-        if self._meter.exhausted:
-            raise ExpressionError("this is too much work for an expression; let a step do it")
+        self._meter.check()
         return from_cel(value)
 
     def _execute(self, program: cel.Program, functions: Mapping[str, Callable[..., Value]]) -> Value:
@@ -199,7 +198,7 @@ def _compiled(source: str) -> _Compiled:
     if set(program.variables()) - bound != reading.roots - bound:
         # The two readers of the source disagree, so what it refers to is not certain.
         raise ExpressionError("this expression cannot be read; write it more plainly")
-    if reading.macros or reading.matches:
+    if reading.macros or reading.matches or reading.addends:
         program = _guarded(lambda: cel.compile(rewrite(source, reading)))
     ancestors = frozenset(StepId(path.members[0]) for path in reading.paths if path.root == "steps")
     return _Compiled(program, reading, References(ancestors, "inputs" in reading.roots))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
+from decimal import Decimal
 
 import rfc8785
 
@@ -24,13 +26,15 @@ class NotCanonical(ValueError):
 def canonical(value: Json) -> bytes:
     """Give the one byte string that RFC 8785 has for ``value``.
 
-    Refused with ``NotCanonical``: NaN and infinities, integers beyond ``MAX_SAFE_INTEGER``,
-    lone surrogates, keys that are no text, more than ``MAX_DEPTH`` levels, other types.
+    Refused with ``NotCanonical``: NaN and infinities, lone surrogates, keys that are no
+    text, more than ``MAX_DEPTH`` levels, other types, and integers beyond
+    ``MAX_SAFE_INTEGER``, unless they are how a float is written: ``1e20`` comes back from
+    a store as an integer, and is the same value still.
     """
     try:
         if _sorts_plainly(value):
             return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-        return rfc8785.dumps(value)
+        return rfc8785.dumps(_with_floats(value))
     except UnicodeEncodeError:
         raise NotCanonical("a text has half of a surrogate pair") from None
     except (rfc8785.CanonicalizationError, OverflowError) as error:
@@ -67,12 +71,12 @@ def _sorts_plainly(root: Json) -> bool:
                 deeper.extend(value.values())
             elif isinstance(value, (list, tuple)):
                 deeper.extend(value)
-            elif isinstance(value, float):
-                plainly = False
             else:
-                _check_scalar(value)
+                plainly = _is_plain(value) and plainly
         level = deeper
-    raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels")
+    if level:
+        raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels")
+    return plainly
 
 
 def _keys_sort_plainly(value: Iterable[object]) -> bool:
@@ -85,10 +89,26 @@ def _keys_sort_plainly(value: Iterable[object]) -> bool:
     return plainly
 
 
-def _check_scalar(value: object) -> None:
+def _is_plain(value: object) -> bool:
     if value is None or isinstance(value, bool):
-        return
+        return True
+    if isinstance(value, float):
+        return False
     if not isinstance(value, int):
         raise NotCanonical(f"{type(value).__name__} is no JSON type")
-    if abs(value) > MAX_SAFE_INTEGER:
+    if abs(value) <= MAX_SAFE_INTEGER:
+        return True
+    if abs(value) > sys.float_info.max or Decimal(repr(float(value))) != value:
         raise NotCanonical("an integer is beyond 2^53 - 1")
+    return False
+
+
+def _with_floats(value: Json) -> Json:
+    """Copy a checked value, its large integers as the floats that they are."""
+    if isinstance(value, dict):
+        return {key: _with_floats(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_floats(member) for member in value]
+    if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        return float(value)
+    return value

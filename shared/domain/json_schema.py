@@ -27,6 +27,8 @@ def check_schema(schema: JsonObject) -> list[Problem]:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         return [Problem(_place(error.absolute_path), error.message[:_MAX_MESSAGE])]
+    except RecursionError:
+        return [Problem("", "is nested too deeply")]
     problems = []
     root: Schema = dict(schema)
     registry: Registry[Schema] = Registry()

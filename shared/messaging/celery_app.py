@@ -10,7 +10,7 @@ import ssl
 from urllib.parse import parse_qsl, urlencode
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Queue
 
 from shared.config import Settings
 
@@ -36,8 +36,7 @@ def make_celery(settings: Settings, *, cls: type[Celery] = Celery) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
-        # One exchange without a name: Redis then needs no table of bindings.
-        task_queues=[Queue(name, Exchange(""), routing_key=name) for name in names],
+        task_queues=[Queue(name, routing_key=name) for name in names],
         task_default_queue=DECISIONS_QUEUE,
         task_create_missing_queues=False,
         task_serializer="json",

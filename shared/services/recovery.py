@@ -57,7 +57,7 @@ def undecided_runs(db: Database, *, older_than_ms: int, limit: int) -> list[tupl
 
 
 def backlogs(db: Database) -> frozenset[Backlog]:
-    """List every tenant and pool with ready steps that no message is out for."""
+    """List every tenant and pool with ready steps that dispatch does not know of: announce them to it."""
     with db.statement(None) as cur:
         return store.backlogs(cur)
 

@@ -56,14 +56,12 @@ class _Scoped:
     def __init__(self, cursor: PgCursor, prefix: str) -> None:
         self._cursor = cursor
         self._prefix = prefix
+        self.used = False
 
     def execute(self, query: str, params: Mapping[str, object] | None = None) -> None:
         self._cursor.execute(self._prefix + query, params or {})
         self._prefix = ""
-
-    @property
-    def used(self) -> bool:
-        return not self._prefix
+        self.used = True
 
     def fetchone(self) -> Row | None:
         return self._cursor.fetchone()
@@ -79,6 +77,7 @@ class Database:
         self, url: str, *, role: Role, size: int, application_name: str, wait_seconds: float = 5.0
     ) -> None:
         self._url = url
+        self._role = role
         self._options = _SESSION.format(role=role)
         self._size = size
         self._application_name = application_name
@@ -95,13 +94,13 @@ class Database:
     def statement(self, tenant: TenantId | None) -> Iterator[Cursor]:
         """Lend a cursor for exactly one ``execute``: one transaction, one round trip."""
         with self._connection() as connection, connection.cursor() as cursor:
-            yield _Scoped(cursor, _name_tenant(cursor, tenant))
+            yield _Scoped(cursor, self._opening("", cursor, tenant))
 
     @contextmanager
     def transaction(self, tenant: TenantId | None) -> Iterator[Cursor]:
         """Lend a cursor for several statements that commit together, or not at all."""
         with self._connection() as connection, connection.cursor() as cursor:
-            scoped = _Scoped(cursor, "BEGIN; " + _name_tenant(cursor, tenant))
+            scoped = _Scoped(cursor, self._opening("BEGIN; ", cursor, tenant))
             try:
                 yield scoped
             except BaseException:
@@ -135,6 +134,16 @@ class Database:
                 self._checkin(connection)
         finally:
             self._free.release()
+
+    def _opening(self, begin: str, cursor: PgCursor, tenant: TenantId | None) -> str:
+        """Build what comes before the first query: it binds row-level security to the tenant.
+
+        The setting ends with the transaction. The service role sees all tenants and needs none.
+        """
+        if tenant is None or self._role == "orch_service":
+            return begin
+        text: bytes = cursor.mogrify("SELECT set_config('orch.tenant', %s, TRUE); ", (tenant,))
+        return begin + text.decode().replace("%", "%%")
 
     def _checkout(self) -> Connection:
         while True:
@@ -172,14 +181,6 @@ class Database:
             raise StoreUnavailable("PostgreSQL is out of reach") from error
         connection.autocommit = True
         return connection
-
-
-def _name_tenant(cursor: PgCursor, tenant: TenantId | None) -> str:
-    """Build the statement that binds row-level security to the tenant, for this transaction only."""
-    if tenant is None:
-        return "/* all tenants */ "
-    text: bytes = cursor.mogrify("SELECT set_config('orch.tenant', %s, TRUE); ", (tenant,))
-    return text.decode().replace("%", "%%")
 
 
 def one(row: Row | None) -> Row:

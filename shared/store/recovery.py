@@ -73,7 +73,7 @@ def undecided_runs(cur: Cursor, *, older_than_ms: int, limit: int) -> list[tuple
 
 
 def backlogs(cur: Cursor) -> frozenset[Backlog]:
-    """List every tenant and pool with ready steps that no message is out for."""
+    """List every tenant and pool with ready steps that dispatch does not know of."""
     cur.execute(_SQL["backlogs"])
     return frozenset(Backlog(row[0], row[1]) for row in cur.fetchall())
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from shared.domain.models import (
     Ancestor,
+    ArtifactRef,
     Change,
     Claim,
     Failed,
@@ -128,7 +129,7 @@ def _ending(outcome: Outcome) -> dict[str, object]:
                 "outputs": json.dumps(outcome.outputs),
                 "outputs_hash": outcome.outputs_hash,
                 "inputs_hash": outcome.inputs_hash,
-                "artifacts": _artifacts(outcome),
+                "artifacts": _artifacts(outcome.artifacts),
             }
         case Failed():
             return {
@@ -138,23 +139,28 @@ def _ending(outcome: Outcome) -> dict[str, object]:
                 "error_code": outcome.error_code,
                 "error_message": outcome.error_message,
                 "delay_ms": outcome.retry_delay_ms,
-                "artifacts": _artifacts(outcome),
+                "artifacts": _artifacts(outcome.artifacts),
             }
         case Stopped():
-            return {**_NOTHING, "ending": "cancelled", "error_code": "CANCELLED"}
+            return {
+                **_NOTHING,
+                "ending": "cancelled",
+                "error_code": "CANCELLED",
+                "artifacts": _artifacts(outcome.artifacts),
+            }
         case Released():
-            return {**_NOTHING, "ending": "released"}
+            return {**_NOTHING, "ending": "released", "artifacts": _artifacts(outcome.artifacts)}
         case _:
             assert_never(outcome)
 
 
-def _artifacts(outcome: Succeeded | Failed) -> str | None:
-    if not outcome.artifacts:
+def _artifacts(artifacts: Sequence[ArtifactRef]) -> str | None:
+    if not artifacts:
         return None
     return json.dumps(
         [
             {"name": a.name, "sha256": a.sha256, "size_bytes": a.size_bytes, "content_type": a.content_type}
-            for a in outcome.artifacts
+            for a in artifacts
         ]
     )
 

@@ -33,6 +33,7 @@ from shared.domain.models import (
 from shared.plugins import Catalog, Plugin, Stop
 
 RUN_ID = RunId(UUID("0191f000-0000-7000-8000-000000000001"))
+ONE_TRY = RetryPolicy()
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -41,7 +42,7 @@ def claim(
     params: JsonObject,
     *,
     when: str | None = None,
-    retry: RetryPolicy = RetryPolicy(),
+    retry: RetryPolicy = ONE_TRY,
     tries: int = 1,
     timeout_ms: int = 60_000,
     inputs: JsonObject | None = None,
@@ -83,9 +84,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.settings = Settings(work_dir=self.folder / "work", kill_grace_ms=500)
         self.store = FolderStore(self.folder / "artifacts")
-        self.catalog = Catalog(
-            [NoopPlugin(), SleepPlugin(), CommandPlugin(), HttpPlugin(), *self.plugins]
-        )
+        self.catalog = Catalog([NoopPlugin(), SleepPlugin(), CommandPlugin(), HttpPlugin(), *self.plugins])
 
     def run(self, step: Claim, stop: Stop | None = None) -> Outcome:
         return run_attempt(

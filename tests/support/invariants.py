@@ -102,6 +102,20 @@ _NEVER = {
             JOIN orch.steps p ON p.tenant = s.tenant AND p.run_id = s.run_id AND p.step_no = e.from_no
             WHERE e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.to_no = s.step_no
             AND p.ended_utc IS NULL)""",
+    "a step's times do not fit its state": """
+        SELECT run_id, step_no, status FROM orch.steps
+        WHERE (status = 'running') <> (lease_until IS NOT NULL)
+        OR (status = 'retrying') <> (due_utc IS NOT NULL)
+        OR (status IN ('succeeded', 'failed', 'skipped', 'cancelled')) <> (ended_utc IS NOT NULL)
+        OR (undecided_utc IS NOT NULL AND status <> 'pending')
+        OR (sent_utc IS NOT NULL AND status <> 'queued')
+        OR waiting < 0""",
+    "an attempt's end does not fit its state": """
+        SELECT run_id, step_no, attempt FROM orch.attempts
+        WHERE (status = 'running') <> (ended_utc IS NULL)""",
+    "a run's end does not fit its state": """
+        SELECT run_id FROM orch.runs
+        WHERE (status = 'running') <> (ended_utc IS NULL) OR (status = 'running') <> (open_steps > 0)""",
     "a row of one tenant belongs to a run of another": """
         SELECT s.tenant, s.run_id FROM orch.steps s
         WHERE NOT EXISTS (SELECT 1 FROM orch.runs r WHERE r.tenant = s.tenant AND r.run_id = s.run_id)""",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jwt
@@ -32,16 +33,21 @@ class Signer:
             text = OKPAlgorithm.to_jwk(public)
         return {**json.loads(text), "kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
-    def token(self, *, header: dict[str, object] | None = None, **claims: object) -> str:
-        """Sign a token for tenant acme with all scopes, valid for an hour, unless ``claims`` say otherwise."""
-        whole = {
+    def token(
+        self, claims: Mapping[str, object] | None = None, *, header: Mapping[str, object] | None = None
+    ) -> str:
+        """Sign a token for tenant acme with all scopes, valid for an hour, unless ``claims`` say otherwise.
+
+        A claim of ``None`` is left out.
+        """
+        whole: dict[str, object] = {
             "sub": "ci",
             "iss": "test",
             "aud": "orchestrator",
             "exp": int(time.time()) + 3_600,
             "tenant": "acme",
             "scope": "orchestrator:read orchestrator:write orchestrator:admin",
-            **claims,
+            **(claims or {}),
         }
         kept = {name: claim for name, claim in whole.items() if claim is not None}
         return jwt.encode(

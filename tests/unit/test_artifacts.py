@@ -88,7 +88,9 @@ def test_a_symbolic_link_is_never_followed(store: FolderStore, tmp_path: Path) -
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", [SHA256, "", "abc", "../../etc/passwd", SHA256.upper(), SHA256 + "0", "g" * 64])
+@pytest.mark.parametrize(
+    "name", [SHA256, "", "abc", "../../etc/passwd", SHA256.upper(), SHA256 + "0", "g" * 64]
+)
 def test_a_name_that_is_no_stored_hash_is_not_found(store: FolderStore, tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactNotFound):
         store.open(Sha256(name))

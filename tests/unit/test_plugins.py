@@ -14,7 +14,16 @@ from orchestrator_worker.plugins.noop import NoopPlugin
 from orchestrator_worker.plugins.sleep import SleepPlugin
 from shared.domain.models import JsonObject
 from shared.errors import Problem
-from shared.plugins import Catalog, CatalogError, PluginResult, PluginSucceeded, StepContext, Stop, StopReason, load_catalog
+from shared.plugins import (
+    Catalog,
+    CatalogError,
+    PluginResult,
+    PluginSucceeded,
+    StepContext,
+    Stop,
+    StopReason,
+    load_catalog,
+)
 from tests.support.eventually import eventually
 
 
@@ -25,7 +34,11 @@ class StrictPlugin:
         "type": "object",
         "properties": {
             "count": {"type": "integer", "minimum": 1},
-            "names": {"type": "array", "items": {"type": "string", "pattern": "^[a-z]+$"}, "uniqueItems": True},
+            "names": {
+                "type": "array",
+                "items": {"type": "string", "pattern": "^[a-z]+$"},
+                "uniqueItems": True,
+            },
             "target": {"oneOf": [{"type": "integer"}, {"type": "object", "required": ["id"]}]},
         },
         "required": ["count"],
@@ -34,7 +47,7 @@ class StrictPlugin:
     needs_network: ClassVar[bool] = False
     retryable: ClassVar[str] = "None."
 
-    def run(self, params: JsonObject, context: StepContext) -> PluginResult:
+    def run(self, params: JsonObject, context: StepContext) -> PluginResult:  # noqa: ARG002
         return PluginSucceeded(outputs={})
 
 
@@ -152,15 +165,15 @@ def test_a_catalog_says_which_plugin_cannot_be_used() -> None:
 
     with pytest.raises(CatalogError, match="No Name"):
         Catalog([Misnamed()])
-    with pytest.raises(CatalogError, match="strict.*no JSON Schema"):
+    with pytest.raises(CatalogError, match=r"strict.*no JSON Schema"):
         Catalog([Unsound()])
     with pytest.raises(CatalogError, match="two installed packages"):
         Catalog([StrictPlugin(), StrictPlugin()])
 
 
 def test_the_first_reason_to_stop_stands() -> None:
+    assert Stop().reason is None
     stop = Stop()
-    assert stop.reason is None
     stop.request(StopReason.CANCELLED)
     stop.request(StopReason.RELEASED)
     assert stop.reason is StopReason.CANCELLED

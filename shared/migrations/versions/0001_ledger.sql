@@ -6,6 +6,24 @@
 -- partial, on a condition that only the queries it is for repeat (always true where it says "hidden").
 -- Nothing is ever deleted and only functions insert, so the hot tables have no foreign keys to check.
 
+-- States are domains: their checks are kept ready in the session, where those of a table are read anew by
+-- each statement that writes to it. What else must hold of a row is held by the transitions and their tests.
+CREATE DOMAIN orch.run_status AS text
+CONSTRAINT run_status_known CHECK (value IN ('running', 'completed', 'failed', 'cancelled'));
+
+CREATE DOMAIN orch.step_status AS text
+CONSTRAINT step_status_known CHECK (
+    value IN ('pending', 'queued', 'running', 'retrying', 'succeeded', 'failed', 'skipped', 'cancelled')
+);
+
+CREATE DOMAIN orch.attempt_status AS text
+CONSTRAINT attempt_status_known CHECK (
+    value IN ('running', 'succeeded', 'failed', 'cancelled', 'lost', 'released')
+);
+
+CREATE DOMAIN orch.run_on AS text
+CONSTRAINT run_on_known CHECK (value IN ('success', 'failure', 'always'));
+
 CREATE TABLE orch.dag_versions (
     tenant text COLLATE "C" NOT NULL,
     dag_version_id bigint GENERATED ALWAYS AS IDENTITY,
@@ -40,7 +58,7 @@ CREATE TABLE orch.dag_steps (
     uses text NOT NULL,
     params json NOT NULL,
     when_expr text,
-    run_on text NOT NULL,
+    run_on orch.run_on NOT NULL,
     disabled boolean NOT NULL,
     max_attempts integer NOT NULL,
     initial_delay_ms integer NOT NULL,
@@ -52,8 +70,7 @@ CREATE TABLE orch.dag_steps (
     reads_inputs boolean NOT NULL,
     refs integer [] NOT NULL,
     CONSTRAINT dag_steps_pk PRIMARY KEY (tenant, dag_version_id, step_no),
-    CONSTRAINT dag_steps_step_id_form CHECK (step_id ~ '^[a-z0-9][a-z0-9._-]{0,127}$'),
-    CONSTRAINT dag_steps_run_on_known CHECK (run_on IN ('success', 'failure', 'always'))
+    CONSTRAINT dag_steps_step_id_form CHECK (step_id ~ '^[a-z0-9][a-z0-9._-]{0,127}$')
 );
 
 -- Hidden from lookups by step_no.
@@ -75,7 +92,7 @@ CREATE TABLE orch.runs (
     dag_version_id bigint NOT NULL,
     dag_id text COLLATE "C" NOT NULL,
     dag_version text COLLATE "C" NOT NULL,
-    status text NOT NULL,
+    status orch.run_status NOT NULL,
     trace_id text NOT NULL,
     run_token text COLLATE "C",
     inputs_hash bytea NOT NULL,
@@ -92,11 +109,7 @@ CREATE TABLE orch.runs (
     ledger_head bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
     CONSTRAINT runs_pk PRIMARY KEY (tenant, run_id),
     CONSTRAINT runs_version FOREIGN KEY (tenant, dag_version_id)
-    REFERENCES orch.dag_versions (tenant, dag_version_id),
-    CONSTRAINT runs_status_known CHECK (status IN ('running', 'completed', 'failed', 'cancelled')),
-    CONSTRAINT runs_ended_when_terminal CHECK ((status = 'running') = (ended_utc IS NULL)),
-    CONSTRAINT runs_open_while_running CHECK ((status = 'running') = (open_steps > 0)),
-    CONSTRAINT runs_trace_id_form CHECK (trace_id ~ '^[0-9a-f]{32}$')
+    REFERENCES orch.dag_versions (tenant, dag_version_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE UNIQUE INDEX runs_by_token ON orch.runs (tenant, run_token) WHERE run_token IS NOT NULL;
@@ -116,7 +129,7 @@ CREATE TABLE orch.steps (
     tenant text COLLATE "C" NOT NULL,
     run_id uuid NOT NULL,
     step_no integer NOT NULL,
-    status text NOT NULL,
+    status orch.step_status NOT NULL,
     pool text COLLATE "C" NOT NULL,
     waiting integer NOT NULL,
     upstream_failed boolean NOT NULL DEFAULT FALSE,
@@ -136,19 +149,7 @@ CREATE TABLE orch.steps (
     inputs_hash bytea,
     outputs_hash bytea,
     outputs json,
-    CONSTRAINT steps_pk PRIMARY KEY (tenant, run_id, step_no),
-    CONSTRAINT steps_status_known CHECK (
-        status IN (
-            'pending', 'queued', 'running', 'retrying', 'succeeded', 'failed', 'skipped', 'cancelled'
-        )
-    ),
-    CONSTRAINT steps_waiting_not_negative CHECK (waiting >= 0),
-    CONSTRAINT steps_leased_while_running CHECK ((status = 'running') = (lease_until IS NOT NULL)),
-    CONSTRAINT steps_due_while_retrying CHECK ((status = 'retrying') = (due_utc IS NOT NULL)),
-    CONSTRAINT steps_ended_when_terminal CHECK (
-        (status IN ('succeeded', 'failed', 'skipped', 'cancelled')) = (ended_utc IS NOT NULL)
-    ),
-    CONSTRAINT steps_undecided_while_pending CHECK (undecided_utc IS NULL OR status = 'pending')
+    CONSTRAINT steps_pk PRIMARY KEY (tenant, run_id, step_no)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
 -- What dispatch picks from: ready, and no message is out.
@@ -166,7 +167,7 @@ CREATE TABLE orch.attempts (
     run_id uuid NOT NULL,
     step_no integer NOT NULL,
     attempt integer NOT NULL,
-    status text NOT NULL,
+    status orch.attempt_status NOT NULL,
     worker_id text NOT NULL,
     started_utc timestamptz NOT NULL,
     ended_utc timestamptz,
@@ -174,11 +175,7 @@ CREATE TABLE orch.attempts (
     error_message text,
     logs_ref bytea,
     outputs_hash bytea,
-    CONSTRAINT attempts_pk PRIMARY KEY (tenant, run_id, step_no, attempt),
-    CONSTRAINT attempts_status_known CHECK (
-        status IN ('running', 'succeeded', 'failed', 'cancelled', 'lost', 'released')
-    ),
-    CONSTRAINT attempts_ended_when_over CHECK ((status = 'running') = (ended_utc IS NULL))
+    CONSTRAINT attempts_pk PRIMARY KEY (tenant, run_id, step_no, attempt)
 ) WITH (fillfactor = 80);
 
 -- Append-only. The pair (xid, event_id) orders events so that a late commit is never skipped:

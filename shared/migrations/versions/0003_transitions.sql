@@ -4,6 +4,7 @@
 
 CREATE TYPE orch.step_change AS (step_no integer, step_id text, status text, attempt integer, pool text);
 
+-- A step taken for one attempt: what its worker needs.
 CREATE TYPE orch.claimed AS (
     step_no integer, step_id text, attempt integer, tries integer,
     dag_id text, dag_version text, trace_id text,
@@ -12,8 +13,15 @@ CREATE TYPE orch.claimed AS (
     timeout_ms bigint, pool text, inputs json, ancestors json
 );
 
+-- What a transition did: not accepted when the guard found another state; the pools that have ready
+-- steps now; whether a when is to be evaluated; the run's status; and a step handed over, if any.
 CREATE TYPE orch.change AS (
-    accepted boolean, ready_pools text [], undecided boolean, run_status text, next orch.claimed
+    accepted boolean, ready_pools text [], undecided boolean, run_status text,
+    step_no integer, step_id text, attempt integer, tries integer,
+    dag_id text, dag_version text, trace_id text,
+    uses text, params json, when_expr text,
+    max_attempts integer, initial_delay_ms integer, max_delay_ms integer, multiplier double precision,
+    timeout_ms bigint, pool text, inputs json, ancestors json
 );
 
 -- Times are kept in milliseconds, so that what the API shows is what is compared.
@@ -155,79 +163,11 @@ BEGIN
 END;
 $$;
 
--- Tell the successors of ended steps, wave by wave: count down what they wait for, unlock or skip those
--- that wait for nothing more, and go on with the skipped ones. p_ended are the ended steps; those of
--- them that count as failed for their successors are in p_failed. Returns the changes in order.
-CREATE FUNCTION orch.settle(
-    r orch.runs, p_ended integer [], p_failed integer [],
-    OUT changes orch.step_change [], OUT undecided boolean
-)
-LANGUAGE plpgsql AS $$
-DECLARE
-    v_now timestamptz := orch.utc_ms();
-    v_hit record;
-    v_step record;
-    v_status text;
-    v_skipped integer [];
-    v_failed integer [];
-BEGIN
-    changes := '{}';
-    undecided := FALSE;
-    WHILE cardinality(p_ended) > 0 LOOP
-        v_skipped := '{}';
-        v_failed := '{}';
-        FOR v_hit IN
-            SELECT e.to_no, count(*)::integer AS n, bool_or(e.from_no = ANY(p_failed)) AS failed
-            FROM orch.dag_edges AS e
-            WHERE e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.from_no = ANY(p_ended)
-            GROUP BY e.to_no ORDER BY e.to_no
-        LOOP
-            SELECT
-                d.step_id, s.pool, s.attempt, s.waiting - v_hit.n AS waiting,
-                s.upstream_failed OR v_hit.failed AS upstream_failed,
-                orch.verdict(
-                    s.waiting - v_hit.n, s.upstream_failed OR v_hit.failed, d.run_on, d.disabled, d.when_expr
-                ) AS verdict
-            INTO v_step
-            FROM orch.steps AS s, orch.dag_steps AS d
-            WHERE
-                s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = v_hit.to_no AND s.status = 'pending'
-                AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = v_hit.to_no;
-            CONTINUE WHEN NOT FOUND;
-            v_status := orch.verdict_status(v_step.verdict);
-            UPDATE orch.steps AS s
-            SET
-                waiting = v_step.waiting,
-                upstream_failed = v_step.upstream_failed,
-                status = v_status,
-                error_code = orch.verdict_error(v_step.verdict),
-                undecided_utc = CASE WHEN v_step.verdict = 'ask' THEN v_now END,
-                queued_utc = CASE WHEN v_status = 'queued' THEN v_now END,
-                ended_utc = CASE WHEN v_status = 'skipped' THEN v_now END,
-                outputs_hash = CASE WHEN v_status = 'skipped' THEN orch.empty_outputs_hash() END
-            WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = v_hit.to_no;
-            IF v_status = 'pending' THEN
-                undecided := undecided OR v_step.verdict = 'ask';
-                CONTINUE;
-            END IF;
-            changes := array_append(
-                changes, (v_hit.to_no, v_step.step_id, v_status, v_step.attempt, v_step.pool)::orch.step_change
-            );
-            IF v_status = 'skipped' THEN
-                v_skipped := array_append(v_skipped, v_hit.to_no);
-                IF v_step.verdict = 'UPSTREAM_FAILED' THEN
-                    v_failed := array_append(v_failed, v_hit.to_no);
-                END IF;
-            END IF;
-        END LOOP;
-        p_ended := v_skipped;
-        p_failed := v_failed;
-    END LOOP;
-END;
-$$;
-
--- Take a queued step for one attempt. The caller holds the run's lock. No row: it was not queued.
-CREATE FUNCTION orch.take(r orch.runs, p_step integer, p_worker text, p_lease_ms integer) RETURNS orch.claimed
+-- Take a step that is ready for one attempt: it is queued, or pending and just being unlocked. The caller
+-- holds the run's lock. NULLs: it was in another state.
+CREATE FUNCTION orch.take(
+    r orch.runs, p_step integer, p_from text, p_worker text, p_lease_ms integer
+) RETURNS orch.claimed
 LANGUAGE plpgsql AS $$
 DECLARE
     v_now timestamptz := orch.utc_ms();
@@ -236,10 +176,11 @@ BEGIN
     WITH taken AS (
         UPDATE orch.steps AS s
         SET
-            status = 'running', attempt = s.attempt + 1, worker_id = p_worker,
+            status = 'running', attempt = s.attempt + 1, worker_id = p_worker, waiting = 0,
             lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0),
+            queued_utc = CASE WHEN p_from = 'pending' THEN v_now ELSE s.queued_utc END,
             started_utc = coalesce(s.started_utc, v_now), sent_utc = NULL
-        WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = p_step AND s.status = 'queued'
+        WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = p_step AND s.status = p_from
         RETURNING s.attempt, s.attempt - s.lost - s.released AS tries
     ),
     begun AS (
@@ -303,48 +244,139 @@ BEGIN ATOMIC
     ) AS c;
 END;
 
--- Finish a transition: settle the successors of what ended, hand one of the unlocked steps to the
--- worker when it asks for that, and record all of it.
+-- Put a claimed step beside what else a transition did.
+CREATE FUNCTION orch.handed_over(p_change orch.change, p_next orch.claimed) RETURNS orch.change
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    p_change.step_no := p_next.step_no;
+    p_change.step_id := p_next.step_id;
+    p_change.attempt := p_next.attempt;
+    p_change.tries := p_next.tries;
+    p_change.dag_id := p_next.dag_id;
+    p_change.dag_version := p_next.dag_version;
+    p_change.trace_id := p_next.trace_id;
+    p_change.uses := p_next.uses;
+    p_change.params := p_next.params;
+    p_change.when_expr := p_next.when_expr;
+    p_change.max_attempts := p_next.max_attempts;
+    p_change.initial_delay_ms := p_next.initial_delay_ms;
+    p_change.max_delay_ms := p_next.max_delay_ms;
+    p_change.multiplier := p_next.multiplier;
+    p_change.timeout_ms := p_next.timeout_ms;
+    p_change.pool := p_next.pool;
+    p_change.inputs := p_next.inputs;
+    p_change.ancestors := p_next.ancestors;
+    RETURN p_change;
+END;
+$$;
+
+-- Finish a transition that made p_changes: tell the successors of what ended, wave by wave. Count down what
+-- they wait for, unlock or skip those that wait for nothing more, and go on with the skipped ones. The
+-- first unlocked step of p_handoff_pools is taken by p_worker at once. Then record all of it, after p_first.
+-- The caller holds the run's lock; p_failed are those of the ended steps that count as failed.
 CREATE FUNCTION orch.advance(
-    r orch.runs, p_changes orch.step_change [], p_failed integer [],
+    r orch.runs, p_first text, p_changes orch.step_change [], p_failed integer [],
     p_handoff_pools text [], p_worker text, p_lease_ms integer
 ) RETURNS orch.change
 LANGUAGE plpgsql AS $$
 DECLARE
     c orch.step_change;
-    v_settled record;
-    v_changes orch.step_change [] := p_changes;
+    v_now timestamptz := orch.utc_ms();
+    v_ended integer [] := '{}';
+    v_skipped integer [];
+    v_failed integer [] := p_failed;
+    v_wave_failed integer [];
+    v_hit record;
+    v_step record;
+    v_status text;
+    v_ready text [] := '{}';
+    v_undecided boolean := FALSE;
     v_next orch.claimed;
     v_result orch.change;
 BEGIN
-    SELECT * INTO v_settled FROM orch.settle(
-        r,
-        ARRAY(
-            SELECT p.step_no FROM unnest(p_changes) AS p
-            WHERE p.status IN ('succeeded', 'failed', 'skipped', 'cancelled')
-        ),
-        p_failed
-    );
-    v_changes := v_changes || v_settled.changes;
-    IF cardinality(p_handoff_pools) > 0 THEN
-        SELECT p.* INTO c FROM unnest(v_changes) AS p
-        WHERE p.status = 'queued' AND p.pool = ANY(p_handoff_pools)
-        ORDER BY p.step_no LIMIT 1;
-        IF FOUND THEN
-            v_next := orch.take(r, c.step_no, p_worker, p_lease_ms);
-            v_changes := array_append(
-                v_changes, (c.step_no, c.step_id, 'running', v_next.attempt, c.pool)::orch.step_change
-            );
+    FOREACH c IN ARRAY p_changes LOOP
+        IF c.status = 'queued' THEN
+            IF v_next.step_no IS NULL AND c.pool = ANY(p_handoff_pools) THEN
+                v_next := orch.take(r, c.step_no, 'queued', p_worker, p_lease_ms);
+            ELSIF NOT c.pool = ANY(v_ready) THEN
+                v_ready := array_append(v_ready, c.pool);
+            END IF;
+        ELSIF c.status IN ('succeeded', 'failed', 'skipped', 'cancelled') THEN
+            v_ended := array_append(v_ended, c.step_no);
         END IF;
+    END LOOP;
+    WHILE cardinality(v_ended) > 0 LOOP
+        v_skipped := '{}';
+        v_wave_failed := '{}';
+        FOR v_hit IN
+            SELECT e.to_no, count(*)::integer AS n, bool_or(e.from_no = ANY(v_failed)) AS failed
+            FROM orch.dag_edges AS e
+            WHERE e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.from_no = ANY(v_ended)
+            GROUP BY e.to_no ORDER BY e.to_no
+        LOOP
+            SELECT
+                d.step_id, s.pool, s.attempt, s.waiting - v_hit.n AS waiting,
+                s.upstream_failed OR v_hit.failed AS upstream_failed,
+                orch.verdict(
+                    s.waiting - v_hit.n, s.upstream_failed OR v_hit.failed, d.run_on, d.disabled, d.when_expr
+                ) AS verdict
+            INTO v_step
+            FROM orch.steps AS s, orch.dag_steps AS d
+            WHERE
+                s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = v_hit.to_no AND s.status = 'pending'
+                AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = v_hit.to_no;
+            CONTINUE WHEN NOT FOUND;
+            IF v_step.verdict = 'unlock' AND v_next.step_no IS NULL AND v_step.pool = ANY(p_handoff_pools) THEN
+                v_next := orch.take(r, v_hit.to_no, 'pending', p_worker, p_lease_ms);
+                p_changes := array_append(
+                    p_changes,
+                    (v_hit.to_no, v_step.step_id, 'queued', v_step.attempt, v_step.pool)::orch.step_change
+                );
+                CONTINUE;
+            END IF;
+            v_status := orch.verdict_status(v_step.verdict);
+            UPDATE orch.steps AS s
+            SET
+                waiting = v_step.waiting,
+                upstream_failed = v_step.upstream_failed,
+                status = v_status,
+                error_code = orch.verdict_error(v_step.verdict),
+                undecided_utc = CASE WHEN v_step.verdict = 'ask' THEN v_now END,
+                queued_utc = CASE WHEN v_status = 'queued' THEN v_now END,
+                ended_utc = CASE WHEN v_status = 'skipped' THEN v_now END,
+                outputs_hash = CASE WHEN v_status = 'skipped' THEN orch.empty_outputs_hash() END
+            WHERE s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = v_hit.to_no;
+            IF v_status = 'pending' THEN
+                v_undecided := v_undecided OR v_step.verdict = 'ask';
+                CONTINUE;
+            END IF;
+            p_changes := array_append(
+                p_changes, (v_hit.to_no, v_step.step_id, v_status, v_step.attempt, v_step.pool)::orch.step_change
+            );
+            IF v_status = 'queued' THEN
+                IF NOT v_step.pool = ANY(v_ready) THEN
+                    v_ready := array_append(v_ready, v_step.pool);
+                END IF;
+            ELSE
+                v_skipped := array_append(v_skipped, v_hit.to_no);
+                IF v_step.verdict = 'UPSTREAM_FAILED' THEN
+                    v_wave_failed := array_append(v_wave_failed, v_hit.to_no);
+                END IF;
+            END IF;
+        END LOOP;
+        v_ended := v_skipped;
+        v_failed := v_wave_failed;
+    END LOOP;
+    IF v_next.step_no IS NOT NULL THEN
+        p_changes := array_append(
+            p_changes, (v_next.step_no, v_next.step_id, 'running', v_next.attempt, v_next.pool)::orch.step_change
+        );
+        v_result := orch.handed_over(v_result, v_next);
     END IF;
     v_result.accepted := TRUE;
-    v_result.ready_pools := ARRAY(
-        SELECT DISTINCT p.pool FROM unnest(v_changes) AS p
-        WHERE p.status = 'queued' AND p.step_no IS DISTINCT FROM v_next.step_no
-    );
-    v_result.undecided := v_settled.undecided;
-    v_result.run_status := orch.record(r, NULL, v_changes);
-    v_result.next := v_next;
+    v_result.ready_pools := v_ready;
+    v_result.undecided := v_undecided;
+    v_result.run_status := orch.record(r, p_first, p_changes);
     RETURN v_result;
 END;
 $$;
@@ -360,8 +392,6 @@ DECLARE
     v_now timestamptz := orch.utc_ms();
     v_roots orch.step_change [];
     v_undecided boolean;
-    v_failed integer [];
-    v_settled record;
     v_result orch.change;
 BEGIN
     INSERT INTO orch.runs (
@@ -409,15 +439,8 @@ BEGIN
     FROM judged AS j
     WHERE j.verdict <> 'wait';
 
-    v_roots := coalesce(v_roots, '{}');
-    SELECT * INTO v_settled FROM orch.settle(
-        r, ARRAY(SELECT p.step_no FROM unnest(v_roots) AS p WHERE p.status = 'skipped'), '{}'
-    );
-    v_roots := v_roots || v_settled.changes;
-    v_result.accepted := TRUE;
-    v_result.ready_pools := ARRAY(SELECT DISTINCT p.pool FROM unnest(v_roots) AS p WHERE p.status = 'queued');
-    v_result.undecided := v_undecided OR v_settled.undecided;
-    v_result.run_status := orch.record(r, 'run.started', v_roots);
+    v_result := orch.advance(r, 'run.started', coalesce(v_roots, '{}'), '{}', '{}', NULL, NULL);
+    v_result.undecided := v_undecided OR v_result.undecided;
     RETURN v_result;
 END;
 $$;
@@ -429,23 +452,17 @@ CREATE FUNCTION orch.claim(
 LANGUAGE plpgsql AS $$
 DECLARE
     r orch.runs;
-    v_claimed orch.claimed;
-    v_status text;
+    c orch.claimed;
 BEGIN
     SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
     IF NOT FOUND OR r.status <> 'running' OR r.cancel_requested_utc IS NOT NULL THEN
         RETURN NULL;
     END IF;
-    v_claimed := orch.take(r, p_step, p_worker, p_lease_ms);
-    IF v_claimed.step_no IS NOT NULL THEN
-        v_status := orch.record(
-            r, NULL,
-            ARRAY[
-                (p_step, v_claimed.step_id, 'running', v_claimed.attempt, v_claimed.pool)::orch.step_change
-            ]
-        );
+    c := orch.take(r, p_step, 'queued', p_worker, p_lease_ms);
+    IF c.step_no IS NOT NULL THEN
+        PERFORM orch.record(r, NULL, ARRAY[(p_step, c.step_id, 'running', c.attempt, c.pool)::orch.step_change]);
     END IF;
-    RETURN v_claimed;
+    RETURN c;
 END;
 $$;
 
@@ -508,8 +525,8 @@ BEGIN
         PERFORM orch.own_artifacts(p_tenant, p_run, p_step, p_attempt, p_artifacts);
     END IF;
     RETURN orch.advance(
-        r, ARRAY[v_step], CASE WHEN v_status = 'failed' THEN ARRAY[p_step] ELSE '{}' END,
-        CASE WHEN r.cancel_requested_utc IS NULL AND v_status <> 'queued' THEN p_handoff_pools END,
+        r, NULL, ARRAY[v_step], CASE WHEN v_status = 'failed' THEN ARRAY[p_step] ELSE '{}' END,
+        CASE WHEN r.cancel_requested_utc IS NULL AND v_status <> 'queued' THEN p_handoff_pools ELSE '{}' END,
         p_worker, p_lease_ms
     );
 END;
@@ -565,7 +582,7 @@ BEGIN
         RETURN v_result;
     END IF;
     v_changes := orch.changes_of(r, v_decided);
-    RETURN orch.advance(r, v_changes, '{}', p_handoff_pools, p_worker, p_lease_ms);
+    RETURN orch.advance(r, NULL, v_changes, '{}', p_handoff_pools, p_worker, p_lease_ms);
 END;
 $$;
 

@@ -100,7 +100,7 @@ BEGIN
             AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
         RETURNING s.step_no, d.step_id, s.status, s.attempt, s.pool INTO v_step;
         v_result := orch.advance(
-            r, ARRAY[v_step], CASE WHEN v_step.status = 'failed' THEN ARRAY[v_step.step_no] ELSE '{}' END,
+            r, NULL, ARRAY[v_step], CASE WHEN v_step.status = 'failed' THEN ARRAY[v_step.step_no] ELSE '{}' END,
             '{}', NULL, NULL
         );
         FOREACH v_ready IN ARRAY v_result.ready_pools LOOP

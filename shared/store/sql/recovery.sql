@@ -38,9 +38,27 @@ WHERE
 LIMIT %(max_rows)s;
 
 -- name: backlogs
--- Every tenant and pool with ready steps that no message is out for.
-SELECT DISTINCT s.tenant, s.pool FROM orch.steps AS s
-WHERE s.status = 'queued' AND s.sent_utc IS NULL;
+-- Every tenant and pool with ready steps that dispatch does not know of: whoever was to announce them died.
+-- It leaps from one tenant and pool to the next, so that it costs the same however many steps wait.
+WITH RECURSIVE found AS (
+    (
+        SELECT s.tenant, s.pool FROM orch.steps AS s
+        WHERE s.status = 'queued' AND s.sent_utc IS NULL
+        ORDER BY s.tenant, s.pool LIMIT 1
+    )
+    UNION ALL
+    SELECT n.tenant, n.pool FROM found AS f
+    CROSS JOIN LATERAL (
+        SELECT s.tenant, s.pool FROM orch.steps AS s
+        WHERE s.status = 'queued' AND s.sent_utc IS NULL AND (s.tenant, s.pool) > (f.tenant, f.pool)
+        ORDER BY s.tenant, s.pool LIMIT 1
+    ) AS n
+)
+
+SELECT f.tenant, f.pool FROM found AS f
+WHERE NOT EXISTS (
+    SELECT 1 FROM orch.tenant_queues AS q WHERE q.tenant = f.tenant AND q.pool = f.pool AND q.backlog
+);
 
 -- name: next_due_ms
 -- How long until the next retry is due.

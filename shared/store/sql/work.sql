@@ -11,28 +11,28 @@ FROM orch.claim(%(tenant)s, %(run_id)s, %(step_no)s, %(worker_id)s, %(lease_ms)s
 -- name: complete
 -- Take note of how an attempt ended, if it still holds its step; and claim the next one when asked.
 SELECT
-    (c).accepted, (c).ready_pools, (c).undecided, (c).run_status,
-    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses,
-    (n).params, (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier,
-    (n).timeout_ms, (n).pool, (n).inputs, (n).ancestors
+    c.accepted, c.ready_pools, c.undecided, c.run_status,
+    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
+    c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
+    c.pool, c.inputs, c.ancestors
 FROM orch.complete(
     %(tenant)s, %(run_id)s, %(step_no)s, %(attempt)s, %(ending)s,
     %(outputs)s::json, decode(%(outputs_hash)s, 'hex'), decode(%(inputs_hash)s, 'hex'),
     %(error_code)s, %(error_message)s, %(delay_ms)s, decode(%(logs_ref)s, 'hex'), %(artifacts)s::json,
     %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
-) AS c, LATERAL (SELECT (c).next AS n) AS handed;
+) AS c;
 
 -- name: decide
 -- Unlock or skip steps whose when was evaluated; and claim one of the unlocked when asked.
 SELECT
-    (c).accepted, (c).ready_pools, (c).undecided, (c).run_status,
-    (n).step_no, (n).step_id, (n).attempt, (n).tries, (n).dag_id, (n).dag_version, (n).trace_id, (n).uses,
-    (n).params, (n).when_expr, (n).max_attempts, (n).initial_delay_ms, (n).max_delay_ms, (n).multiplier,
-    (n).timeout_ms, (n).pool, (n).inputs, (n).ancestors
+    c.accepted, c.ready_pools, c.undecided, c.run_status,
+    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
+    c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
+    c.pool, c.inputs, c.ancestors
 FROM orch.decide(
     %(tenant)s, %(run_id)s, %(unlock)s::integer [], %(skip)s::integer [],
     %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
-) AS c, LATERAL (SELECT (c).next AS n) AS handed;
+) AS c;
 
 -- name: list_undecided
 -- The steps of a run that wait for their when, with all that it may look at.

@@ -41,10 +41,10 @@ def test_postgresql_plans_each_query(owner_url: str, aggregate: str, name: str) 
 @pytest.mark.parametrize(
     ("constraint", "values"),
     [
-        ("runs_status_known", RunStatus),
-        ("steps_status_known", StepStatus),
-        ("attempts_status_known", AttemptStatus),
-        ("dag_steps_run_on_known", RunOn),
+        ("run_status_known", RunStatus),
+        ("step_status_known", StepStatus),
+        ("attempt_status_known", AttemptStatus),
+        ("run_on_known", RunOn),
     ],
 )
 def test_the_checks_of_the_ledger_know_the_states_of_the_domain(

@@ -95,7 +95,9 @@ def test_members_of_outputs_json_become_outputs_and_files_become_artifacts(bench
 
 
 def test_links_and_special_files_are_passed_over(bench: Bench) -> None:
-    script = """cd "$ORCH_OUTPUT_DIR"; ln -s /etc/passwd link; ln -s /etc folder; mkfifo pipe; echo x > kept"""
+    script = (
+        """cd "$ORCH_OUTPUT_DIR"; ln -s /etc/passwd link; ln -s /etc folder; mkfifo pipe; echo x > kept"""
+    )
     outcome = bench.succeed("command", shell(script))
     assert [artifact.name for artifact in outcome.artifacts] == ["kept", "log"]
     log = log_of(bench, outcome).decode()
@@ -108,12 +110,12 @@ def test_links_and_special_files_are_passed_over(bench: Bench) -> None:
         ("echo '[1]' > outputs.json", "must be a JSON object"),
         ("echo '{\"a\": 1' > outputs.json", "no sound JSON"),
         ("echo '{\"a\": NaN}' > outputs.json", "NaN is no JSON number"),
-        ("echo '{\"a\": 1, \"a\": 2}' > outputs.json", "two members of the same name"),
-        ("printf '{\"a\": \"\\377\"}' > outputs.json", "no sound JSON"),
+        ('echo \'{"a": 1, "a": 2}\' > outputs.json', "two members of the same name"),
+        ('printf \'{"a": "\\377"}\' > outputs.json', "no sound JSON"),
         ("echo '{\"exitCode\": 7}' > outputs.json", "'exitCode'"),
         ("echo '{\"files\": {}}' > outputs.json", "'files'"),
-        ("echo '{\"stdout\": \"\"}' > outputs.json", "'stdout'"),
-        ("echo '{\"a\": \"\\u0000\"}' > outputs.json", "NUL"),
+        ('echo \'{"stdout": ""}\' > outputs.json', "'stdout'"),
+        ('echo \'{"a": "\\u0000"}\' > outputs.json', "NUL"),
         ("ln -s /etc/passwd outputs.json", "cannot be read"),
         ("mkfifo outputs.json", "no regular file"),
         ("mkdir outputs.json", "no regular file"),
@@ -210,8 +212,12 @@ def test_files_of_an_ancestor_are_placed_read_only(bench: Bench) -> None:
     assert isinstance(files, dict)
     sha256 = files["inventory.json"]["hash"]
     bench.owned.add(sha256)
-    script = "cat in/inventory.json; stat -c %a in/inventory.json; chmod u+w in/*; echo bad > in/inventory.json"
-    second = bench.succeed("command", shell(script, inputFiles={"in/inventory.json": sha256}, captureStdout=True))
+    script = (
+        "cat in/inventory.json; stat -c %a in/inventory.json; chmod u+w in/*; echo bad > in/inventory.json"
+    )
+    second = bench.succeed(
+        "command", shell(script, inputFiles={"in/inventory.json": sha256}, captureStdout=True)
+    )
     assert second.outputs["stdout"] == '{"a": 1}\n444'
     assert bench.read(sha256) == b'{"a": 1}\n'
 
@@ -255,7 +261,7 @@ def test_a_time_out_ends_the_whole_tree(bench: Bench, tmp_path: Path) -> None:
     [(StopReason.CANCELLED, Stopped), (StopReason.RELEASED, Released), (StopReason.LEASE_LOST, Released)],
 )
 def test_a_stop_ends_the_whole_tree(
-    bench: Bench, tmp_path: Path, reason: StopReason, kind: type[Stopped] | type[Released]
+    bench: Bench, tmp_path: Path, reason: StopReason, kind: type[Stopped | Released]
 ) -> None:
     script = ESCAPING.format(folder=tmp_path) + STUBBORN.format(ready=tmp_path / "ready")
     running = bench.begin(claim("command", shell(script)))
@@ -332,5 +338,7 @@ def test_many_commands_at_once_keep_apart(bench: Bench) -> None:
         for n in range(6)
     ]
     outcomes = [run.outcome(within=30) for run in runs]
-    assert [json.loads(json.dumps(o.outputs))["n"] for o in outcomes if isinstance(o, Succeeded)] == list(range(6))
+    assert [json.loads(json.dumps(o.outputs))["n"] for o in outcomes if isinstance(o, Succeeded)] == list(
+        range(6)
+    )
     assert bench.work_folders() == []

@@ -33,7 +33,7 @@ def test_a_time_is_read_with_its_offset(text: str, moment: datetime) -> None:
         "0001-01-01T00:00:00+14:00",
         "1732230245",
         "2026-11-21T23:04:05.1234567Z",
-        "٢026-11-21T23:04:05Z",
+        "\u0662026-11-21T23:04:05Z",
     ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
@@ -41,7 +41,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         query.timestamp("from", text)
 
 
-@pytest.mark.parametrize("text", ["0", "501", "-1", "1.0", "", "x", "1e2", "٥", "99999999999999999999"])
+@pytest.mark.parametrize("text", ["0", "501", "-1", "1.0", "", "x", "1e2", "\u0665", "99999999999999999999"])
 def test_a_page_size_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         query.page_size(MultiDict({"page_size": text}))

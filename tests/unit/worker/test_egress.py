@@ -59,7 +59,16 @@ def test_an_address_inside_is_not_public_in_any_form(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["1.1.1.1", "8.8.8.8", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
+    "address",
+    [
+        "1.1.1.1",
+        "8.8.8.8",
+        "172.32.0.1",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "2002:808:808::1",
+    ],
 )
 def test_an_address_outside_is_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +34,8 @@ from shared.plugins import (
 )
 from tests.support.attempts import RUN_ID, TRACE_ID, Bench, claim
 
+Script = Callable[[JsonObject, StepContext], PluginResult | JsonObject | None]
+
 
 class ScriptedPlugin:
     """Does what a test tells it to, as somebody else's plugin might."""
@@ -44,49 +47,76 @@ class ScriptedPlugin:
     retryable: ClassVar[str] = "As the test says."
 
     def run(self, params: JsonObject, context: StepContext) -> PluginResult:
-        match params["do"]:
-            case "fail":
-                return PluginFailed(
-                    error_code=ErrorCode.EXIT_STATUS,
-                    message=str(params["message"]),
-                    retryable=params.get("retryable") is True,
-                )
-            case "give up":
-                return PluginStopped()
-            case "raise":
-                raise RuntimeError("an unforeseen case")
-            case "exit":
-                raise SystemExit(3)
-            case "lack":
-                raise OSError(errno.ENOSPC, "No space left on device")
-            case "store down":
-                raise StoreUnavailable("the artifact store is full")
-            case "outputs":
-                return PluginSucceeded(outputs={"value": SPECIAL[str(params["value"])]})
-            case "log":
-                context.log.line(str(params["text"]))
-                return PluginSucceeded(outputs={})
-            case "file":
-                (context.work_dir() / "scratch").write_text("private")
-                artifact = context.put_artifact("report.json", b"{}")
-                return PluginSucceeded(outputs={}, artifacts=(artifact,) * int(str(params.get("times", 1))))
-            case "name":
-                context.put_artifact(str(params["name"]), b"")
-                return PluginSucceeded(outputs={})
-            case "fetch":
-                context.fetch_artifact(Sha256(str(params["hash"])), context.work_dir() / "input")
-                return PluginSucceeded(outputs={"text": (context.work_dir() / "input").read_text()})
-            case "look":
-                return PluginSucceeded(
-                    outputs={
-                        "who": [context.tenant, str(context.run_id), context.step_id, context.attempt],
-                        "trace": context.traceparent[:36],
-                        "one": context.traceparent == context.traceparent,
-                    }
-                )
-            case other:
-                raise AssertionError(other)
+        result = SCRIPTS[str(params["do"])](params, context)
+        if isinstance(result, PluginFailed | PluginStopped | PluginSucceeded):
+            return result
+        return PluginSucceeded(outputs=result or {})
 
+
+def _fail(params: JsonObject, context: StepContext) -> PluginResult:
+    return PluginFailed(
+        error_code=ErrorCode.EXIT_STATUS,
+        message=str(params["message"]),
+        retryable=params.get("retryable") is True,
+    )
+
+
+def _raise(error: BaseException) -> Script:
+    def script(params: JsonObject, context: StepContext) -> None:
+        raise error
+
+    return script
+
+
+def _file(params: JsonObject, context: StepContext) -> PluginResult:
+    (context.work_dir() / "scratch").write_text("private")
+    artifact = context.put_artifact("report.json", b"{}")
+    return PluginSucceeded(outputs={}, artifacts=(artifact,) * int(str(params.get("times", 1))))
+
+
+def _name(params: JsonObject, context: StepContext) -> None:
+    context.put_artifact(str(params["name"]), b"")
+
+
+def _fetch(params: JsonObject, context: StepContext) -> JsonObject:
+    context.fetch_artifact(Sha256(str(params["hash"])), context.work_dir() / "input")
+    return {"text": (context.work_dir() / "input").read_text()}
+
+
+def _look(params: JsonObject, context: StepContext) -> JsonObject:
+    return {
+        "who": [context.tenant, str(context.run_id), context.step_id, context.attempt],
+        "trace": context.traceparent[:36],
+        "same": context.traceparent == context.traceparent,
+    }
+
+
+def _give_up(params: JsonObject, context: StepContext) -> PluginResult:
+    return PluginStopped()
+
+
+def _outputs(params: JsonObject, context: StepContext) -> JsonObject:
+    return {"value": SPECIAL[str(params["value"])]}
+
+
+def _log(params: JsonObject, context: StepContext) -> None:
+    context.log.line(str(params["text"]))
+
+
+SCRIPTS: dict[str, Script] = {
+    "fail": _fail,
+    "give up": _give_up,
+    "raise": _raise(RuntimeError("an unforeseen case")),
+    "exit": _raise(SystemExit(3)),
+    "lack": _raise(OSError(errno.ENOSPC, "No space left on device")),
+    "store down": _raise(StoreUnavailable("the artifact store is full")),
+    "outputs": _outputs,
+    "log": _log,
+    "file": _file,
+    "name": _name,
+    "fetch": _fetch,
+    "look": _look,
+}
 
 SPECIAL: dict[str, Json] = {
     "nan": float("nan"),
@@ -171,7 +201,9 @@ def test_a_retry_needs_a_failure_worth_it_and_a_try_left(
     bench: Bench, retryable: bool, tries: int, delay: int | None
 ) -> None:
     policy = RetryPolicy(max_attempts=3, initial_delay_ms=100, multiplier=3)
-    step = claim("scripted", scripted(do="fail", message="no", retryable=retryable), retry=policy, tries=tries)
+    step = claim(
+        "scripted", scripted(do="fail", message="no", retryable=retryable), retry=policy, tries=tries
+    )
     outcome = bench.run(step)
     assert isinstance(outcome, Failed)
     assert (outcome.error_code, outcome.retry_delay_ms) == (ErrorCode.EXIT_STATUS, delay)
@@ -212,7 +244,9 @@ def test_outputs_that_the_ledger_cannot_keep_fail_the_step(bench: Bench, value: 
 
 
 def test_a_backslash_before_u0000_is_no_nul(bench: Bench) -> None:
-    assert bench.succeed("scripted", scripted(do="outputs", value="backslash")).outputs == {"value": "\\u0000"}
+    assert bench.succeed("scripted", scripted(do="outputs", value="backslash")).outputs == {
+        "value": "\\u0000"
+    }
 
 
 def test_outputs_over_the_limit_fail_the_step_for_good(bench: Bench) -> None:
@@ -233,7 +267,9 @@ def test_what_was_logged_is_an_artifact_of_the_attempt(bench: Bench) -> None:
     assert outcome.logs_ref is not None
     assert bench.read(outcome.logs_ref) == b"hello\n"
     assert outcome.artifacts == (
-        ArtifactRef(name="log", sha256=outcome.logs_ref, size_bytes=6, content_type="text/plain; charset=utf-8"),
+        ArtifactRef(
+            name="log", sha256=outcome.logs_ref, size_bytes=6, content_type="text/plain; charset=utf-8"
+        ),
     )
 
 
@@ -258,18 +294,11 @@ def test_two_artifacts_of_one_name_are_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "/etc/passwd", "../up", "a/../b", "a//b", "./a", "a/", "log", "a\nb", "a\udcff", "x" * 1025]
+    "name", ["", ".", "/etc/passwd", "../up", "a/../b", "a//b", "./a", "a/", "log", "a\nb", "x" * 1025]
 )
 def test_an_artifact_needs_a_plain_relative_name(bench: Bench, name: str) -> None:
-    step = claim("scripted", scripted(do="name", name="n"))
-    assert isinstance(bench.run(step), Succeeded)
-    if "\udcff" in name:  # No JSON can carry it, a folder can.
-        from orchestrator_worker.step_context import check_artifact_name
-
-        with pytest.raises(ValueError, match="printable"):
-            check_artifact_name(name)
-    else:
-        assert "artifact name" in bench.fail("scripted", scripted(do="name", name=name)).error_message
+    bench.succeed("scripted", scripted(do="name", name="deep/er.txt"))
+    assert "artifact name" in bench.fail("scripted", scripted(do="name", name=name)).error_message
 
 
 def test_only_artifacts_of_the_tenant_can_be_fetched(bench: Bench) -> None:
@@ -286,7 +315,7 @@ def test_a_plugin_knows_where_it_is(bench: Bench) -> None:
     assert bench.succeed("scripted", scripted(do="look")).outputs == {
         "who": ["acme", str(RUN_ID), "work", 1],
         "trace": f"00-{TRACE_ID}-",
-        "one": True,
+        "same": True,
     }
 
 
@@ -301,7 +330,7 @@ def test_a_stopped_sleep_ends_at_once(bench: Bench) -> None:
     [(StopReason.CANCELLED, Stopped), (StopReason.RELEASED, Released), (StopReason.LEASE_LOST, Released)],
 )
 def test_the_reason_of_the_stop_decides_what_is_recorded(
-    bench: Bench, reason: StopReason, kind: type[Stopped] | type[Released]
+    bench: Bench, reason: StopReason, kind: type[Stopped | Released]
 ) -> None:
     stop = Stop()
     stop.request(reason)
