@@ -84,7 +84,7 @@ def _run_on_stack(folder: DataFolder, example: str, results: Path) -> bool:
             ttl_s=_TOKEN_S,
         )
         with Client(url, token=mint(folder.keys, grant), tenant=TENANT) as client:
-            return _run_example(client, example, results)
+            return run_example(client, EXAMPLES / example, _inputs(example), results)
 
 
 def _wait_until_up(launcher: Launcher, folder: DataFolder) -> str:
@@ -94,25 +94,25 @@ def _wait_until_up(launcher: Launcher, folder: DataFolder) -> str:
     return url
 
 
-def _run_example(client: Client, example: str, results: Path) -> bool:
-    folder = EXAMPLES / example
+def run_example(client: Client, folder: Path, inputs: JsonObject, results: Path) -> bool:
+    """Publish the DAG of an example, run it and keep its results; tell whether the run completed."""
     try:
         document = (folder / "dag.json").read_bytes()
     except OSError as error:
         raise CommandError(f"the example is not there: {error}") from error
     client.publish(document)
-    run_id = client.start_run(example, _inputs(example, folder))
-    click.echo(f"{example}: run {run_id}")
+    run_id = client.start_run(json.loads(document)["dagId"], inputs)
+    click.echo(f"{folder.name}: run {run_id}")
     run = _watch(client, run_id)
     _report(run)
     _keep(client, run, results.resolve() / run_id)
     return run.status == RunStatus.COMPLETED
 
 
-def _inputs(example: str, folder: Path) -> JsonObject:
+def _inputs(example: str) -> JsonObject:
     if example == "flaky":
         return {"release": "works"}
-    return {"python": sys.executable, "scripts": str(folder / "scripts")}
+    return {"python": sys.executable, "scripts": str(EXAMPLES / example / "scripts")}
 
 
 def _watch(client: Client, run_id: str) -> RunView:
@@ -126,7 +126,7 @@ def _watch(client: Client, run_id: str) -> RunView:
 
 
 def _report(run: RunView) -> None:
-    click.echo(f"the run {run.status}" if run.status == RunStatus.COMPLETED else f"the run is {run.status}")
+    click.echo(f"the run {run.status}")
     for step in run.steps:
         if step.status == StepStatus.FAILED:
             click.echo(f"  {step.step_id}: {step.error_code}: {step.error_message}")
