@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty
+from threading import Lock
 from typing import Any
 
 from celery import Celery
@@ -38,7 +39,8 @@ class StepPool(TaskPool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._running = 0
+        self._lock = Lock()
+        self._taken = 0
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
@@ -53,9 +55,19 @@ class StepPool(TaskPool):
             self._write.send(b"\0")
 
     def on_apply(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            self._taken += 1
         result = super().on_apply(*args, **kwargs)
-        result.f.add_done_callback(lambda _: self.wake())
+        result.f.add_done_callback(self._free)
         return result
+
+    def _free(self, _: object) -> None:
+        """Wake the loop if it may have stopped reading: only then were all slots taken."""
+        with self._lock:
+            all_taken = self._taken >= self.limit
+            self._taken -= 1
+        if all_taken:
+            self.wake()
 
     def _drain(self) -> None:
         with suppress(BlockingIOError):

@@ -119,9 +119,12 @@ class Sweeper:
     def _resend(self) -> None:
         """Send again what Redis has lost; what only waits there for a free slot is left alone."""
         for pool in self._settings.pools:
-            if doorbell.waiting(self._app, pool) < recovery.count_sent(self._db, pool):
+            # In this order: what is claimed in between counts for less, not for lost.
+            waiting = doorbell.waiting(self._app, pool)
+            missing = recovery.count_sent(self._db, pool) - waiting
+            if missing > 0:
                 lost = recovery.resend(
-                    self._db, pool, older_than_ms=self._settings.resend_after_ms, limit=BATCH
+                    self._db, pool, older_than_ms=self._settings.resend_after_ms, limit=min(missing, BATCH)
                 )
                 if lost:
                     LOGGER.info("doorbells_sent_again", pool=pool, count=len(lost))

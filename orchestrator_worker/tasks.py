@@ -123,7 +123,7 @@ class StepRunner:
         freed = claim.pool
         while claim is not None:
             claim, since = self._run_one(claim, since, slice_end)
-        self._dispatcher.steps_ready(None, {freed})
+        self._dispatcher.slot_freed(freed)
 
     def _run_one(self, claim: Claim, since: float, slice_end: float) -> tuple[Claim | None, float]:
         with self._keeper.keep(claim, since=since) as lease:

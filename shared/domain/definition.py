@@ -14,7 +14,7 @@ from typing import cast
 from shared.domain import graph
 from shared.domain.expressions import ExpressionError, References, holes_in, references
 from shared.domain.findings import Findings
-from shared.domain.hashing import NotCanonical, canonical, hash_json
+from shared.domain.hashing import NotCanonical, canonical, hash_bytes
 from shared.domain.json_schema import check_schema
 from shared.domain.models import DagId, DagSpec, Json, JsonObject, RetryPolicy, StepId, StepSpec
 from shared.domain.normal_form import definition_of
@@ -268,6 +268,7 @@ def _spec(
     rank_of = {step.id: rank for rank, step in enumerate(steps)}
     edges = tuple(_ranked(draft.edges, ranks))
     definition = definition_of(dag_id, version, steps, edges, metadata)
+    written = canonical(definition)
     reads = [[read.references for read in draft.reads[i]] for i in order]
     return DagSpec(
         dag_id=dag_id,
@@ -278,7 +279,8 @@ def _spec(
         refs=tuple(tuple(sorted({rank_of[named] for r in one for named in r.ancestors})) for one in reads),
         reads_inputs=tuple(any(r.inputs for r in one) for one in reads),
         definition=definition,
-        spec_hash=hash_json(definition),
+        canonical=written.decode(),
+        spec_hash=hash_bytes(written),
         precedence=order_key,
     )
 

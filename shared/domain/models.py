@@ -67,6 +67,8 @@ class DagSpec:
     reads_inputs: tuple[bool, ...]
     definition: JsonObject
     """The normal form that is hashed: ``{dagId, version, steps, edges, metadata}``, defaults filled in."""
+    canonical: str
+    """The same as canonical JSON: what is hashed, to the letter."""
     spec_hash: Sha256
     precedence: str
     """A text that sorts (byte order) as SemVer precedence does."""

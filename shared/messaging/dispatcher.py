@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 from celery import Celery
@@ -23,34 +24,32 @@ LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 MAX_HINTS = 10_000
 """More than this means that PostgreSQL or Redis is away; the sweeper finds the rest in the ledger."""
 
+GATHER_SECONDS = 0.003
+"""A pick costs about what a claim does, and one refills half a queue: slots that become free within a
+few steps' time share one. Two messages a slot are out, so that no slot waits for it."""
+
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class _Hints:
     """What has happened since the thread looked last; equal hints are one."""
 
-    pools: dict[str, set[TenantId]] = field(default_factory=dict)
-    """The pools to pick from, each with the tenants that got ready steps there."""
+    ready: set[tuple[str, TenantId]] = field(default_factory=set)
+    """Pools with the tenants that got ready steps there."""
     runs: set[tuple[TenantId, RunId]] = field(default_factory=set)
-    size: int = 0
+    """Runs with decisions to make."""
+    freed: set[str] = field(default_factory=set)
+    """Pools of which a slot was freed."""
 
-    def add_pool(self, pool: str, tenant: TenantId | None) -> bool:
-        tenants = self.pools.setdefault(pool, set())
-        if tenant is None or tenant in tenants:
-            return True
-        if self.size >= MAX_HINTS:
-            return False
-        tenants.add(tenant)
-        self.size += 1
-        return True
+    @property
+    def pressing(self) -> bool:
+        """Tell whether somebody waits for what is hinted at."""
+        return bool(self.ready or self.runs)
 
-    def add_run(self, tenant: TenantId, run_id: RunId) -> bool:
-        if (tenant, run_id) in self.runs:
-            return True
-        if self.size >= MAX_HINTS:
-            return False
-        self.runs.add((tenant, run_id))
-        self.size += 1
-        return True
+    @property
+    def full(self) -> bool:
+        return len(self.ready) + len(self.runs) >= MAX_HINTS
 
 
 class Dispatcher:
@@ -78,17 +77,21 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def steps_ready(self, tenant: TenantId | None, pools: Collection[str]) -> None:
-        """Dispatch from these pools soon: ``tenant`` got ready steps, or (``None``) a slot was freed."""
-        if pools:
-            with self._changed:
-                for pool in pools:
-                    self._take(self._hints.add_pool(pool, tenant))
+    def steps_ready(self, tenant: TenantId, pools: Collection[str]) -> None:
+        """Dispatch from these pools soon: the tenant got ready steps there."""
+        with self._changed:
+            for pool in pools:
+                self._take(self._hints.ready, (pool, tenant))
+
+    def slot_freed(self, pool: str) -> None:
+        """Dispatch from the pool soon, if anything there waits for a slot."""
+        with self._changed:
+            self._take(self._hints.freed, pool)
 
     def undecided(self, tenant: TenantId, run_id: RunId) -> None:
         """Have a worker evaluate the ``when`` of steps of this run soon."""
         with self._changed:
-            self._take(self._hints.add_run(tenant, run_id))
+            self._take(self._hints.runs, (tenant, run_id))
 
     def close(self, *, within_seconds: float = 5.0) -> None:
         """Serve the hints taken so far and end the thread, or leave it behind after ``within_seconds``."""
@@ -99,11 +102,14 @@ class Dispatcher:
         if thread is not None:
             thread.join(within_seconds)
 
-    def _take(self, fits: bool) -> None:
-        """Wake the thread for a hint, or count one that cannot be served; the caller holds the lock."""
-        if not fits or self._closed:
+    def _take(self, hints: set[T], hint: T) -> None:
+        """Keep a hint and wake the thread, or count one that cannot be kept; the caller holds the lock."""
+        if hint in hints:
+            return
+        if self._hints.full or self._closed:
             self.dropped.note()
             return
+        hints.add(hint)
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="dispatcher", daemon=True)
             self._thread.start()
@@ -112,15 +118,18 @@ class Dispatcher:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                while not (self._hints.pools or self._hints.runs):
+                while not (self._hints.pressing or self._hints.freed):
                     if self._closed:
                         return
                     self._changed.wait()
+                if not self._hints.pressing and not self._closed:
+                    self._changed.wait(GATHER_SECONDS)
                 hints, self._hints = self._hints, _Hints()
             try:
-                for pool, tenants in hints.pools.items():
-                    for tenant in tenants or (None,):
-                        self._ring(pool, tenant)
+                for pool, tenant in hints.ready:
+                    self._ring(pool, tenant)
+                for pool in hints.freed.difference(pool for pool, _ in hints.ready):
+                    self._ring(pool, None)
                 for tenant, run_id in hints.runs:
                     send_decide(self._app, tenant, run_id)
             except Unavailable as error:

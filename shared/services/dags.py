@@ -5,13 +5,13 @@ from __future__ import annotations
 from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, TenantId
 from shared.errors import DagNotFound, DagVersionConflict
 from shared.store import dags as store
-from shared.store.db import Cursor, Database
+from shared.store.db import Database
 
 
 def publish(
     db: Database, tenant: TenantId, spec: DagSpec, *, signature: JsonObject | None, created_by: str
 ) -> tuple[DagVersion, bool]:
-    """Record a version; the flag tells whether it is new.
+    """Record a version; the flag tells whether it is new. What comes back is without the definition.
 
     A version never changes: the same definition again changes nothing, another
     one raises :class:`DagVersionConflict`.
@@ -22,7 +22,9 @@ def publish(
             store.insert_steps(cur, tenant, dag_version_id, spec)
             if spec.edges:
                 store.insert_edges(cur, tenant, dag_version_id, spec)
-        recorded = _get(cur, tenant, spec.dag_id, spec.version)
+        recorded = _found(
+            store.get_summary(cur, tenant, spec.dag_id, spec.version), spec.dag_id, spec.version
+        )
     if recorded.spec_hash != spec.spec_hash:
         raise DagVersionConflict(f"{spec.dag_id} {spec.version} exists with another definition")
     return recorded, dag_version_id is not None
@@ -31,7 +33,7 @@ def publish(
 def get(db: Database, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion:
     """Read one version with its definition, or raise :class:`DagNotFound`."""
     with db.statement(tenant) as cur:
-        return _get(cur, tenant, dag_id, version)
+        return _found(store.get_version(cur, tenant, dag_id, version), dag_id, version)
 
 
 def list_page(
@@ -52,14 +54,13 @@ def list_page(
 
 
 def set_active(db: Database, tenant: TenantId, dag_id: DagId, version: str, *, active: bool) -> DagVersion:
-    """Enable or disable a version for new runs; idempotent."""
+    """Enable or disable a version for new runs; idempotent. Gives it without the definition."""
     with db.transaction(tenant) as cur:
         store.set_active(cur, tenant, dag_id, version, active=active)
-        return _get(cur, tenant, dag_id, version)
+        return _found(store.get_summary(cur, tenant, dag_id, version), dag_id, version)
 
 
-def _get(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion:
-    found = store.get_version(cur, tenant, dag_id, version)
+def _found(found: DagVersion | None, dag_id: DagId, version: str) -> DagVersion:
     if found is None:
         raise DagNotFound(f"no version {version} of {dag_id}")
     return found

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, Sha256, StepSpec, TenantId
+from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, Sha256, TenantId
 from shared.store.db import Cursor, Row
 from shared.store.queries import load
 
@@ -38,7 +38,7 @@ def insert_version(
             "spec_hash": spec.spec_hash,
             "step_count": len(spec.steps),
             "metadata": json.dumps(spec.metadata),
-            "definition": json.dumps(spec.definition),
+            "definition": spec.canonical,
             "signature": None if signature is None else json.dumps(signature),
             "created_by": created_by,
         },
@@ -48,35 +48,20 @@ def insert_version(
 
 
 def insert_steps(cur: Cursor, tenant: TenantId, dag_version_id: int, spec: DagSpec) -> None:
-    """Record the version's steps in one statement."""
+    """Record the version's steps in one statement, from the definition that was just recorded."""
     predecessors = [0] * len(spec.steps)
     for _, to_no in spec.edges:
         predecessors[to_no] += 1
-    rows = [_step_row(spec, step_no, step, predecessors[step_no]) for step_no, step in enumerate(spec.steps)]
     cur.execute(
-        _SQL["insert_steps"], {"tenant": tenant, "dag_version_id": dag_version_id, "steps": json.dumps(rows)}
+        _SQL["insert_steps"],
+        {
+            "tenant": tenant,
+            "dag_version_id": dag_version_id,
+            "predecessors": _int_array(predecessors),
+            "reads_inputs": list(spec.reads_inputs),
+            "refs": [_int_array(refs) for refs in spec.refs],
+        },
     )
-
-
-def _step_row(spec: DagSpec, step_no: int, step: StepSpec, predecessors: int) -> dict[str, object]:
-    return {
-        "step_no": step_no,
-        "step_id": step.id,
-        "uses": step.uses,
-        "params": step.params,
-        "when_expr": step.when,
-        "run_on": step.run_on,
-        "disabled": step.disabled,
-        "max_attempts": step.retry.max_attempts,
-        "initial_delay_ms": step.retry.initial_delay_ms,
-        "max_delay_ms": step.retry.max_delay_ms,
-        "multiplier": step.retry.multiplier,
-        "timeout_ms": step.timeout_ms,
-        "pool": step.pool,
-        "predecessors": predecessors,
-        "reads_inputs": spec.reads_inputs[step_no],
-        "refs": spec.refs[step_no],
-    }
 
 
 def insert_edges(cur: Cursor, tenant: TenantId, dag_version_id: int, spec: DagSpec) -> None:
@@ -100,6 +85,13 @@ def _int_array(numbers: Iterable[int]) -> str:
 def get_version(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion | None:
     """Read one version with its definition."""
     cur.execute(_SQL["get_version"], {"tenant": tenant, "dag_id": dag_id, "version": version})
+    row = cur.fetchone()
+    return None if row is None else _version(row)
+
+
+def get_summary(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion | None:
+    """Read one version without its definition."""
+    cur.execute(_SQL["get_summary"], {"tenant": tenant, "dag_id": dag_id, "version": version})
     row = cur.fetchone()
     return None if row is None else _version(row)
 

@@ -47,7 +47,7 @@ class StrictPlugin:
     needs_network: ClassVar[bool] = False
     retryable: ClassVar[str] = "None."
 
-    def run(self, params: JsonObject, context: StepContext) -> PluginResult:  # noqa: ARG002
+    def run(self, params: JsonObject, context: StepContext) -> PluginResult:
         return PluginSucceeded(outputs={})
 
 

@@ -13,21 +13,32 @@ ON CONFLICT (tenant, dag_id, version) WHERE step_count > 0 DO NOTHING
 RETURNING dag_version_id;
 
 -- name: insert_steps
--- Record the steps of a version from one JSON list.
+-- Record the steps of a version from its definition, with what was worked out for each, in the same order.
+-- (ROWS FROM puts the rows of functions side by side; the linter does not know it.)
+-- noqa: disable=RF01,PRS
 INSERT INTO orch.dag_steps (
     tenant, dag_version_id, step_no, step_id, uses, params, when_expr, run_on, disabled,
     max_attempts, initial_delay_ms, max_delay_ms, multiplier, timeout_ms, pool,
     predecessors, reads_inputs, refs
 )
 SELECT
-    %(tenant)s, %(dag_version_id)s, s.step_no, s.step_id, s.uses, s.params, s.when_expr, s.run_on, s.disabled,
-    s.max_attempts, s.initial_delay_ms, s.max_delay_ms, s.multiplier, s.timeout_ms, s.pool, s.predecessors,
-    s.reads_inputs, s.refs
-FROM json_to_recordset(%(steps)s::json) AS s (
-    step_no integer, step_id text, uses text, params json, when_expr text, run_on text, disabled boolean,
-    max_attempts integer, initial_delay_ms integer, max_delay_ms integer, multiplier double precision,
-    timeout_ms bigint, pool text, predecessors integer, reads_inputs boolean, refs integer []
-);
+    v.tenant, v.dag_version_id, s.place - 1, s.id, s.uses, s."with", s."when", s."runOn", s.disabled,
+    (s.retry ->> 'maxAttempts')::integer, (s.retry ->> 'initialDelayMs')::integer,
+    (s.retry ->> 'maxDelayMs')::integer, (s.retry ->> 'multiplier')::double precision,
+    s."timeoutMs", s.pool, s.predecessors, s.reads_inputs, s.refs::integer []
+FROM orch.dag_versions AS v, ROWS FROM(
+    json_to_recordset(v.definition -> 'steps') AS (
+        id text, uses text, "with" json, "when" text, "runOn" text, disabled boolean, retry json,
+        "timeoutMs" bigint, pool text
+    ),
+    unnest(%(predecessors)s::integer []),
+    unnest(%(reads_inputs)s::boolean []),
+    unnest(%(refs)s::text [])
+) WITH ORDINALITY AS s (
+    id, uses, "with", "when", "runOn", disabled, retry, "timeoutMs", pool, predecessors, reads_inputs, refs, place
+)
+WHERE v.tenant = %(tenant)s AND v.dag_version_id = %(dag_version_id)s;
+-- noqa: enable=RF01,PRS
 
 -- name: insert_edges
 -- Record the edges of a version from two arrays of the same length.
@@ -40,6 +51,14 @@ FROM unnest(%(from_nos)s::integer [], %(to_nos)s::integer []) AS e (from_no, to_
 SELECT
     v.dag_id, v.version, encode(v.spec_hash, 'hex'), v.created_utc, v.created_by, v.disabled_utc,
     v.step_count, v.metadata, v.definition, v.signature
+FROM orch.dag_versions AS v
+WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s AND v.step_count > 0;
+
+-- name: get_summary
+-- One version without its definition, which may have megabytes.
+SELECT
+    v.dag_id, v.version, encode(v.spec_hash, 'hex'), v.created_utc, v.created_by, v.disabled_utc,
+    v.step_count, v.metadata, NULL, v.signature
 FROM orch.dag_versions AS v
 WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s AND v.step_count > 0;
 

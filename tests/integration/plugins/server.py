@@ -125,14 +125,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"x")
         self.close_connection = True
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002, ARG002  # The library's.
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # The library's.
         return
 
 
 class Listener(ThreadingHTTPServer):
     record: Server
 
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+    def handle_error(self, request: object, client_address: object) -> None:
         return  # A client that hangs up is what the tests are about.
 
 

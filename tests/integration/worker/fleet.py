@@ -16,7 +16,7 @@ import redis
 from celery import Celery
 
 from shared.config import Need, Settings, load_settings
-from shared.domain.hashing import hash_json
+from shared.domain.hashing import canonical, hash_json
 from shared.domain.models import (
     Attempt,
     DagId,
@@ -30,6 +30,7 @@ from shared.domain.models import (
     StepSpec,
     TenantId,
 )
+from shared.domain.normal_form import definition_of
 from shared.domain.states import RunStatus, StepStatus
 from shared.domain.versions import precedence
 from shared.messaging.celery_app import make_celery
@@ -137,9 +138,8 @@ class Fleet:
 
     def ended(self, run_id: RunId, *, within: float = 15) -> Run:
         """Wait for the run's end."""
-        return eventually(
-            lambda: (run := self.run(run_id)).status.is_terminal and run, within=within
-        ) or self.run(run_id)
+        eventually(lambda: self.run(run_id).status.is_terminal, within=within)
+        return self.run(run_id)
 
     def completed(self, run_id: RunId, *, within: float = 15) -> Run:
         """Wait for the run's end, which must be a good one."""
@@ -214,13 +214,7 @@ def step(name: str, uses: str = "noop", **with_: object) -> StepSpec:
 
 def dag(name: str, made_of: Sequence[StepSpec], edges: Sequence[tuple[int, int]] = ()) -> DagSpec:
     """Describe a DAG of steps in topological order."""
-    definition: JsonObject = {
-        "dagId": name,
-        "version": "1.0.0",
-        "steps": [{"id": one.id, "uses": one.uses, "with": one.params} for one in made_of],
-        "edges": [list(edge) for edge in edges],
-        "metadata": {},
-    }
+    definition = definition_of(DagId(name), "1.0.0", tuple(made_of), tuple(sorted(edges)), {})
     return DagSpec(
         dag_id=DagId(name),
         version="1.0.0",
@@ -230,6 +224,7 @@ def dag(name: str, made_of: Sequence[StepSpec], edges: Sequence[tuple[int, int]]
         refs=tuple(tuple(i for i, other in enumerate(made_of) if _names(one, other)) for one in made_of),
         reads_inputs=tuple("inputs" in (one.when or "") for one in made_of),
         definition=definition,
+        canonical=canonical(definition).decode(),
         spec_hash=hash_json(definition),
         precedence=precedence("1.0.0"),
     )

@@ -34,7 +34,7 @@ def test_all_doorbells_arrive_in_order(fleet: Fleet) -> None:
 
     assert doorbell.waiting(fleet.app, "default") == 50
     with fleet.app.connection() as connection:
-        queue = connection.SimpleQueue(fleet.app.amqp.queues["steps.default"])
+        queue = connection.SimpleQueue("steps.default")
         first = queue.get(block=False)
     assert first.headers["task"] == "orchestrator.execute_step"
     assert first.payload[1] == {"v": 1, "tenant": "acme", "run_id": str(RUN), "step_no": 0}
@@ -117,7 +117,7 @@ def test_more_hints_than_fit_are_counted_and_dropped(service_db: Database, tmp_p
     with dispatcher._changed:
         # The thread cannot take them out while the lock is held.
         for number in range(MAX_HINTS + 5):
-            dispatcher._take(dispatcher._hints.add_run(ACME, RunId(UUID(int=number))))
+            dispatcher._take(dispatcher._hints.runs, (ACME, RunId(UUID(int=number))))
 
     assert dispatcher.dropped.count == 5
     dispatcher.close()

@@ -85,12 +85,12 @@ def test_all_leases_are_renewed_by_one_call() -> None:
 def test_an_idle_keeper_asks_nothing() -> None:
     asked: list[Sequence[Held]] = []
     beats = threading.Semaphore(0)
-    made = LeaseKeeper(
-        lambda held: asked.append(held) or granted(held),  # type: ignore[func-returns-value]
-        beats.release,
-        lease_ms=LEASE_MS,
-        kill_grace_ms=KILL_GRACE_MS,
-    )
+
+    def renew(held: Sequence[Held]) -> list[Renewal]:
+        asked.append(held)
+        return granted(held)
+
+    made = LeaseKeeper(renew, beats.release, lease_ms=LEASE_MS, kill_grace_ms=KILL_GRACE_MS)
     made.start()
     assert beats.acquire(timeout=5)
     made.renew_once()

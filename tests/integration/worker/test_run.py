@@ -30,7 +30,7 @@ def test_a_join_waits_for_all(fleet: Fleet) -> None:
     fleet.worker()
     layers = [[step(f"l{layer}n{n}") for n in range(5)] for layer in range(4)]
     edges = [(layer * 5 + a, (layer + 1) * 5 + b) for layer in range(3) for a in range(5) for b in range(5)]
-    run_id = fleet.start(fleet.publish(dag("layers", sum(layers, []), edges)))
+    run_id = fleet.start(fleet.publish(dag("layers", [one for layer in layers for one in layer], edges)))
 
     fleet.completed(run_id)
 

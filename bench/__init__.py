@@ -1,0 +1,1 @@
+"""How fast runs are through the REST API, beside Celery's own canvas on the same machine."""

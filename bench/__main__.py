@@ -1,0 +1,87 @@
+"""Measure: ``python -m bench``, or ``make bench``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from bench import machine, report
+from bench.canvas import PREFORK, THREADS
+from bench.celery_peer import celery_peers
+from bench.measure import compare, grow
+from bench.orchestrator import orchestrator
+from bench.results import Results
+from bench.shapes import LARGE, SHAPES, SHORT, Shape
+from bench.subject import BenchError
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+ALL = (*SHAPES, *LARGE)
+
+
+def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[str, ...]:
+    chosen = tuple(name.strip() for name in names.split(","))
+    unknown = sorted(set(chosen) - set(ALL))
+    if unknown:
+        raise click.BadParameter(f"there is no shape {', '.join(unknown)}; there are {', '.join(ALL)}")
+    return chosen
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--shapes", callback=_chosen, default=",".join(ALL), help="Which to measure, with commas between."
+)
+@click.option("--repeat", type=click.IntRange(1, 100), default=3, help="Rounds, after one to warm up.")
+@click.option(
+    "--short", is_flag=True, help="Small shapes, one round, nothing written: only prove that it works."
+)
+@click.option("--no-peers", is_flag=True, help="Measure the Orchestrator alone, and write nothing.")
+def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool) -> None:
+    """Measure shapes of work through the REST API, and through Celery's canvas on the same machine.
+
+    A call that measures every shape, with its peers, writes docs/benchmarks.md.
+    """
+    try:
+        results = _measure(shapes, 1 if short else repeat, short=short, peers=not no_peers)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("\n" + "\n\n".join(report.tables(results)))
+    if shapes == ALL and not short and not no_peers:
+        DOCUMENT.parent.mkdir(exist_ok=True)
+        DOCUMENT.write_text(_document(results, repeat), encoding="utf-8")
+        click.echo(f"\nwritten to {DOCUMENT}")
+
+
+def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool) -> Results:
+    compared: tuple[Shape, ...] = SHORT if short else tuple(SHAPES[name] for name in names if name in SHAPES)
+    grown = () if short else tuple(LARGE[name] for name in names if name in LARGE)
+    with tempfile.TemporaryDirectory(prefix="orch-bench-") as temporary:
+        folder = Path(temporary)
+        pools = (PREFORK, THREADS) if peers else ()
+        with celery_peers(folder / "celery", pools) as others, orchestrator(folder / "data") as ours:
+            for other in others:
+                other.wait_until_ready()
+            return Results(
+                comparisons=[
+                    compare(shape, ours, others, repeat=repeat, tell=click.echo) for shape in compared
+                ],
+                growths=[grow(shape, ours, repeat=repeat, tell=click.echo) for shape in grown],
+            )
+
+
+def _document(results: Results, repeat: int) -> str:
+    return report.document(
+        results,
+        machine={**machine.describe(), "Processes that wanted to run, at the end": machine.load()},
+        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        repeat=repeat,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Take the measurements: all subjects in turns, so that each meets the same states of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench.orchestrator import Orchestrator
+from bench.results import Comparison, Growth, Series
+from bench.shapes import CHAIN40, Shape
+from bench.subject import Subject
+
+SMALL_RUNS = 5
+"""A small run is over in a blink; beside a large one it is measured so many times, and their mean counts."""
+
+Tell = Callable[[str], None]
+
+
+def compare(
+    shape: Shape, ours: Orchestrator, peers: Sequence[Subject], *, repeat: int, tell: Tell
+) -> Comparison:
+    """Measure a shape in ``repeat`` rounds of all subjects, after one round that does not count."""
+    subjects: list[Subject] = [ours, *peers]
+    seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for number in range(repeat + 1):
+        for subject in subjects:
+            taken = subject.measure(shape)
+            tell(f"{shape.name:<10} {subject.name:<28} {taken:8.3f} s{'' if number else '  (warm-up)'}")
+            if number:
+                seconds[subject.name].append(taken)
+    return Comparison(
+        shape=shape,
+        ours=Series(seconds=tuple(seconds[ours.name])),
+        peers={peer.name: Series(seconds=tuple(seconds[peer.name])) for peer in peers},
+    )
+
+
+def grow(large: Shape, ours: Orchestrator, *, repeat: int, tell: Tell) -> Growth:
+    """Measure a large run, and small ones just before it, in ``repeat`` rounds after one to warm up."""
+    small = CHAIN40
+    small_s: list[float] = []
+    large_s: list[float] = []
+    for number in range(repeat + 1):
+        one = sum(ours.measure(small) for _ in range(SMALL_RUNS)) / SMALL_RUNS
+        other = ours.measure(large)
+        tell(
+            f"{large.name:<10} {1_000 * other / large.steps:.2f} ms a step,"
+            f" {small.name} {1_000 * one / small.steps:.2f} ms a step{'' if number else '  (warm-up)'}"
+        )
+        if number:
+            small_s.append(one)
+            large_s.append(other)
+    return Growth(
+        large=large,
+        small=small,
+        large_series=Series(seconds=tuple(large_s)),
+        small_series=Series(seconds=tuple(small_s)),
+    )

@@ -1,0 +1,145 @@
+"""Our side: a stack as `orch up` starts it, and the clock around its REST API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+from bench.api_client import ApiClient
+from bench.processes import stopped_after
+from bench.shapes import Shape
+from bench.subject import TIMEOUT_S, BenchError
+from shared.domain.models import JsonObject
+
+TENANT = "bench"
+SCOPES = ("orchestrator:read", "orchestrator:write", "orchestrator:admin")
+SUBMITTERS = 4
+"""Connections that post runs at the same time, where a shape is more than one run."""
+
+FIRST_LOOK_SHARE = 0.6
+PAUSE_S = 0.002
+PAUSE_SHARE = 0.03
+"""The client looks first after 60% of the shortest time that the shape has taken, then every 2 ms, or
+every 3% of the time that has passed, if that is longer. Each look costs the web process and PostgreSQL a
+few milliseconds of the two cores that the run needs; one that comes late makes us slower, never faster."""
+
+_ORCH = (sys.executable, "-m", "orchestrator_cli.main")
+"""The command `orch`, of the same environment."""
+_MINT_S = 30
+_STOP_S = 60.0
+
+
+class Orchestrator:
+    """Starts runs and watches them over HTTP, as a client does that knows nothing else."""
+
+    name = "Orchestrator"
+
+    def __init__(self, clients: Sequence[ApiClient]) -> None:
+        self._clients = clients
+        self._client = clients[0]
+        self._published: set[str] = set()
+        self._shortest: dict[str, float] = {}
+        self._threads = ThreadPoolExecutor(max_workers=len(clients))
+
+    def measure(self, shape: Shape) -> float:
+        self._publish(shape)
+        begun = time.perf_counter()
+        runs = self._start(shape)
+        self._wait(shape, begun, lambda: self._has_ended(shape, runs))
+        seconds = time.perf_counter() - begun
+        self._shortest[shape.name] = min(seconds, self._shortest.get(shape.name, seconds))
+        for run in runs:
+            _check(shape, self._client.get(f"/runs/{run['runId']}"))
+        return seconds
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    def _publish(self, shape: Shape) -> None:
+        if shape.name not in self._published:
+            self._client.post("/dags", shape.definition())
+            self._published.add(shape.name)
+
+    def _start(self, shape: Shape) -> list[JsonObject]:
+        body: JsonObject = {"dagId": shape.name}
+        if shape.runs == 1:
+            return [self._client.post("/runs", body)]
+
+        def share(number: int) -> list[JsonObject]:
+            mine = range(number, shape.runs, len(self._clients))
+            return [self._clients[number].post("/runs", body) for _ in mine]
+
+        shares = self._threads.map(share, range(len(self._clients)))
+        return [run for runs in shares for run in runs]
+
+    def _wait(self, shape: Shape, begun: float, has_ended: Callable[[], bool]) -> None:
+        pause = FIRST_LOOK_SHARE * self._shortest.get(shape.name, 0.0)
+        while True:
+            time.sleep(max(0.0, begun + pause - time.perf_counter()))
+            if has_ended():
+                return
+            passed = time.perf_counter() - begun
+            if passed > TIMEOUT_S:
+                raise BenchError(f"{self.name} did not end {shape.name} within {TIMEOUT_S:.0f} s")
+            pause = passed + max(PAUSE_S, PAUSE_SHARE * passed)
+
+    def _has_ended(self, shape: Shape, runs: Sequence[JsonObject]) -> bool:
+        if len(runs) == 1:
+            return self._client.get(f"/runs/{runs[0]['runId']}")["status"] != "running"
+        # One look for all of them: is any run of this start still running?
+        first = min(str(run["startedUtc"]) for run in runs)
+        query = {"dagId": shape.name, "status": "running", "from": first, "page_size": "1"}
+        return not self._client.get("/runs", query)["items"]
+
+
+def _check(shape: Shape, run: JsonObject) -> None:
+    """Refuse a run that did not complete with every step: its time would say nothing."""
+    steps = cast("Sequence[JsonObject]", run["steps"])
+    statuses = {step["status"] for step in steps}
+    if run["status"] != "completed" or statuses != {"succeeded"} or len(steps) != sum(shape.layers):
+        raise BenchError(f"{shape.name}: run {run['runId']} is {run['status']}, its steps are {statuses}")
+
+
+@contextmanager
+def orchestrator(folder: Path) -> Iterator[Orchestrator]:
+    """Run `orch up` on a new data folder, and lend its API with a token that `orch token mint` made."""
+    data = ["--data-dir", str(folder)]
+    up = subprocess.Popen(
+        [*_ORCH, "up", *data, "--port", "0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with stopped_after(up, within_s=_STOP_S), ExitStack() as stack:
+        assert up.stdout is not None
+        if not up.stdout.readline():
+            raise BenchError("`orch up` ended; what it wrote above says why")
+        url = urlsplit(json.loads((folder / "stack.json").read_text(encoding="utf-8"))["url"])
+        token = _mint(data)
+        clients = [
+            stack.enter_context(ApiClient(url.hostname or "", url.port or 0, token=token, tenant=TENANT))
+            for _ in range(SUBMITTERS)
+        ]
+        ours = Orchestrator(clients)
+        stack.callback(ours.close)
+        yield ours
+
+
+def _mint(data: Sequence[str]) -> str:
+    scopes = [word for scope in SCOPES for word in ("--scope", scope)]
+    minted = subprocess.run(
+        [*_ORCH, "token", "mint", *data, "--tenant", TENANT, *scopes, "--ttl", "12h"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=_MINT_S,
+    )
+    return minted.stdout.strip()

@@ -1,0 +1,106 @@
+"""Write the results as Markdown, for the terminal and for docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from bench.orchestrator import FIRST_LOOK_SHARE, PAUSE_S, PAUSE_SHARE, SUBMITTERS
+from bench.results import Comparison, Growth, Results, Series
+
+_FIRST_LOOK = f"{FIRST_LOOK_SHARE:.0%}"
+_PAUSE = f"{1_000 * PAUSE_S:.0f} ms"
+_SHARE = f"{PAUSE_SHARE:.0%}"
+_METHOD = f"""\
+Ours is timed by a client of the REST API, from just before `POST /runs` to the answer that shows the run's
+end, on a stack that `orch up` started in a new data folder with its default settings: one web process, one
+worker with 8 slots, durable commits, row-level security, events and their hash chain. The client keeps its
+connection. It looks at `GET /runs/{{id}}` first after {_FIRST_LOOK} of the shortest time that the shape has
+taken so far, then every {_PAUSE}, or every {_SHARE} of the time passed where that is longer. A look that
+comes late makes our figure larger, never smaller. Many runs are posted over {SUBMITTERS} connections, and
+watched together by one `GET /runs?status=running` that comes back empty. Each run is checked afterwards:
+it completed, and every step succeeded.
+
+Celery is timed in the calling process, from `apply_async()` to the return of `get()`, on its default
+settings, with Redis as broker and result backend: a Redis of its own, set up as ours is. The canvas (a
+`chain` of tasks and groups, which Celery turns into chords) is built before its clock starts. It is not
+durable, and keeps no history.
+
+Every step does nothing. The subjects take turns, round by round, after one round to warm up. The seconds
+are medians, with the fastest and the slowest round; a ratio is the median of the rounds' own ratios,
+because the speed of a shared machine drifts. Above 1, ours is faster."""
+
+
+def document(results: Results, *, machine: Mapping[str, str], command: str, date: str, repeat: int) -> str:
+    """Write docs/benchmarks.md."""
+    parts = [
+        "# Benchmarks\n\nWritten by `make bench`; do not edit.",
+        _METHOD,
+        "\n".join(f"- {what}: {value}" for what, value in machine.items()),
+        f"- Measured {date}, {repeat} rounds, with `{command}`",
+    ]
+    parts[2:] = ["\n".join(parts[2:])]
+    return "\n\n".join([*parts, *tables(results)]) + "\n"
+
+
+def tables(results: Results) -> list[str]:
+    """Write a table of the comparisons and one of the growth, as far as they were measured."""
+    parts: list[str] = []
+    if results.comparisons:
+        parts += ["## Shapes", _comparison_table(results.comparisons), _legend(results.comparisons)]
+    if results.growths:
+        parts += ["## Cost of a step as runs grow", _growth_table(results.growths)]
+    return parts
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    peers = list(comparisons[0].peers)
+    head = [
+        "seconds",
+        "Orchestrator",
+        "steps a second",
+        *peers,
+        *(f"ratio to {_short(peer)}" for peer in peers),
+    ]
+    rows = [
+        [
+            one.shape.name,
+            _seconds(one.ours),
+            f"{one.shape.steps / one.ours.median:,.0f}",
+            *(_seconds(one.peers[peer]) for peer in peers),
+            *(f"{one.ratio(peer):.2f}" for peer in peers),
+        ]
+        for one in comparisons
+    ]
+    return _table(head, rows)
+
+
+def _growth_table(growths: Sequence[Growth]) -> str:
+    head = ["run", "seconds", "ms a step", "ms a step of the small run", "factor"]
+    rows = [
+        [
+            f"{one.large.name}: {one.large.what}",
+            _seconds(one.large_series),
+            f"{1_000 * one.large_series.median / one.large.steps:.2f}",
+            f"{1_000 * one.small_series.median / one.small.steps:.2f} ({one.small.name})",
+            f"{one.factor:.2f}",
+        ]
+        for one in growths
+    ]
+    return _table(head, rows)
+
+
+def _legend(comparisons: Sequence[Comparison]) -> str:
+    return "\n".join(f"- {one.shape.name}: {one.shape.what} ({one.shape.steps} steps)" for one in comparisons)
+
+
+def _seconds(series: Series) -> str:
+    return f"{series.median:.3f} ({series.fastest:.3f}-{series.slowest:.3f})"
+
+
+def _short(peer: str) -> str:
+    return peer.rpartition(", ")[2]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

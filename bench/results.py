@@ -1,0 +1,71 @@
+"""What was measured, and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """The seconds of one subject at one shape, in the order in which they were measured."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def fastest(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def slowest(self) -> float:
+        return max(self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One shape, measured for ourselves and for the peers in turns."""
+
+    shape: Shape
+    ours: Series
+    peers: Mapping[str, Series]
+
+    def ratio(self, peer: str) -> float:
+        """Tell how many times as long the peer takes: the median over the rounds.
+
+        The machine's speed drifts, so each round is compared with itself first.
+        """
+        return median(
+            theirs / ours for theirs, ours in zip(self.peers[peer].seconds, self.ours.seconds, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """A large run, and a small one measured next to it each time."""
+
+    large: Shape
+    small: Shape
+    large_series: Series
+    small_series: Series
+
+    @property
+    def factor(self) -> float:
+        """Tell how much a step of the large run costs, as a multiple of one of the small run."""
+        scale = self.small.steps / self.large.steps
+        pairs = zip(self.large_series.seconds, self.small_series.seconds, strict=True)
+        return median(scale * large / small for large, small in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """All of one call of the benchmark."""
+
+    comparisons: Sequence[Comparison]
+    growths: Sequence[Growth]

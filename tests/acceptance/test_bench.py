@@ -1,0 +1,27 @@
+"""The benchmark in its short form: that it works, not how fast anything is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.shapes import SHORT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_short_benchmark_measures_every_short_shape_and_writes_nothing() -> None:
+    # It ends with an error unless each run completed with all of its steps.
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--short"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if " | " in line}
+    assert {shape.name for shape in SHORT} <= rows
+    assert "written to" not in done.stdout

@@ -1,0 +1,41 @@
+"""Ratios are taken within a round, so that a slow round says nothing about who is faster."""
+
+from __future__ import annotations
+
+from bench import report
+from bench.results import Comparison, Growth, Results, Series
+from bench.shapes import CHAIN40, LONG_CHAIN
+
+
+def _comparison() -> Comparison:
+    return Comparison(
+        shape=CHAIN40,
+        ours=Series(seconds=(1.0, 10.0, 2.0)),
+        peers={"Celery canvas, threads -c8": Series(seconds=(2.0, 20.0, 4.0))},
+    )
+
+
+def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
+    assert _comparison().ratio("Celery canvas, threads -c8") == 2.0
+
+
+def test_a_large_run_is_held_against_the_small_one_of_its_round() -> None:
+    growth = Growth(
+        large=LONG_CHAIN,
+        small=CHAIN40,
+        large_series=Series(seconds=(5.0, 50.0)),
+        small_series=Series(seconds=(0.04, 0.4)),
+    )
+    assert growth.factor == 1.0
+
+
+def test_the_document_tells_shape_seconds_ratio_machine_and_command() -> None:
+    text = report.document(
+        Results(comparisons=[_comparison()], growths=[]),
+        machine={"CPU": "two cores"},
+        command="python -m bench",
+        date="2026-01-01",
+        repeat=3,
+    )
+    assert "| chain40 | 2.000 (1.000-10.000) | 20 | 4.000 (2.000-20.000) | 2.00 |" in text
+    assert "- CPU: two cores\n- Measured 2026-01-01, 3 rounds, with `python -m bench`" in text
