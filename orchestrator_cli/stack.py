@@ -76,7 +76,7 @@ class Stack:
 
     def _start_servers(self) -> None:
         folder, sockets = self._folder, self._sockets
-        account = choose_account(postgres.find_binaries() / "postgres", folder.path)
+        account = choose_account(postgres.find_binaries() / "postgres", folder.cluster)
         if account.uid is not None:
             # The other user has to pass through to what is his.
             folder.path.chmod(0o711)
