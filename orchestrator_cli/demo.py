@@ -53,11 +53,8 @@ def demo(data_dir: Path | None, results: Path, example: str) -> None:
     """
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(_TERMINATED))
     begun = time.monotonic()
-    try:
-        with _data_folder(data_dir) as folder:
-            completed = _run_on_stack(folder, example, results)
-    except CommandError as error:
-        raise click.ClickException(str(error)) from error
+    with _data_folder(data_dir) as folder:
+        completed = _run_on_stack(folder, example, results)
     click.echo(f"everything is stopped; it took {time.monotonic() - begun:.1f} s")
     sys.exit(0 if completed else 1)
 

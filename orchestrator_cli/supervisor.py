@@ -115,7 +115,7 @@ class Supervisor:
             self._requests.wait(_POLL_S)
         self._stopping = []
 
-    def stop_all(self) -> None:
+    def kill_rest(self) -> None:
         """Kill whatever is left below this process."""
         self._kept.clear()
         left = kill_all_below(within_s=3)
