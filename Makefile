@@ -45,8 +45,8 @@ type: setup ## Check the types (mypy --strict).
 test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themselves.
 	$(BIN)/python -m pytest
 
-bench: setup ## Measure the shapes of docs/benchmarks.md, against Celery's own canvas.
-	$(BIN)/python -m bench
+bench: setup ## Measure the shapes against Celery's own canvas, write docs/benchmarks.md (ARGS=--short: only try it).
+	$(BIN)/python -m bench $(ARGS)
 
 up: setup ## Start the whole stack in the foreground (data in .orch).
 	$(BIN)/orch up
