@@ -16,10 +16,11 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from bench.canvas import Pool, canvas, make_app
 from bench.processes import stopped_after, wait_until
 from bench.shapes import Shape
-from bench.subject import TIMEOUT_S, BenchError
+from bench.subject import DidNotEnd
 from shared.embedded import redis
 
 _START_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 class CeleryPeer:
@@ -40,9 +41,9 @@ class CeleryPeer:
         results = [run.apply_async() for run in runs]
         try:
             for result in results:
-                result.get(timeout=TIMEOUT_S)
+                result.get(timeout=_TIMEOUT_S)
         except ResultTimeoutError as error:
-            raise BenchError(f"{self.name} did not end {shape.name} within {TIMEOUT_S:.0f} s") from error
+            raise DidNotEnd(f"{self.name} did not end {shape.name} within {_TIMEOUT_S:.0f} s") from error
         return time.perf_counter() - begun
 
     def wait_until_ready(self) -> None:

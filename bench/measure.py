@@ -7,23 +7,25 @@ from collections.abc import Callable, Sequence
 from bench.orchestrator import Orchestrator
 from bench.results import Comparison, Growth, Series
 from bench.shapes import CHAIN40, Shape
-from bench.subject import Subject
+from bench.subject import DidNotEnd, Subject
 
 SMALL_RUNS = 5
 """A small run is over in a blink; beside a large one it is measured so many times, and their mean counts."""
 
+MOST_LOST = 2
+"""So often a peer may fail to end before the benchmark gives up."""
+
 Tell = Callable[[str], None]
 
 
-def compare(
-    shape: Shape, ours: Orchestrator, peers: Sequence[Subject], *, repeat: int, tell: Tell
-) -> Comparison:
+def compare(shape: Shape, ours: Subject, peers: Sequence[Subject], *, repeat: int, tell: Tell) -> Comparison:
     """Measure a shape in ``repeat`` rounds of all subjects, after one round that does not count."""
     subjects: list[Subject] = [ours, *peers]
     seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    lost: list[str] = []
     for number in range(repeat + 1):
         for subject in subjects:
-            taken = subject.measure(shape)
+            taken = _insist(subject, shape, lost)
             tell(f"{shape.name:<10} {subject.name:<28} {taken:8.3f} s{'' if number else '  (warm-up)'}")
             if number:
                 seconds[subject.name].append(taken)
@@ -31,7 +33,22 @@ def compare(
         shape=shape,
         ours=Series(seconds=tuple(seconds[ours.name])),
         peers={peer.name: Series(seconds=tuple(seconds[peer.name])) for peer in peers},
+        lost=lost,
     )
+
+
+def _insist(subject: Subject, shape: Shape, lost: list[str]) -> float:
+    """Measure again after a round in which a peer lost something, and keep note of it.
+
+    It happens: Celery with Redis loses a message or the news of a result now and then,
+    which must not cost the whole benchmark.
+    """
+    for _ in range(MOST_LOST):
+        try:
+            return subject.measure(shape)
+        except DidNotEnd as error:
+            lost.append(str(error))
+    return subject.measure(shape)
 
 
 def grow(large: Shape, ours: Orchestrator, *, repeat: int, tell: Tell) -> Growth:

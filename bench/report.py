@@ -90,7 +90,9 @@ def _growth_table(growths: Sequence[Growth]) -> str:
 
 
 def _legend(comparisons: Sequence[Comparison]) -> str:
-    return "\n".join(f"- {one.shape.name}: {one.shape.what} ({one.shape.steps} steps)" for one in comparisons)
+    shapes = [f"- {one.shape.name}: {one.shape.what} ({one.shape.steps} steps)" for one in comparisons]
+    lost = [f"- {sentence}; it was measured again" for one in comparisons for sentence in one.lost]
+    return "\n".join(shapes + lost)
 
 
 def _seconds(series: Series) -> str:

@@ -35,6 +35,8 @@ class Comparison:
     shape: Shape
     ours: Series
     peers: Mapping[str, Series]
+    lost: Sequence[str] = ()
+    """What peers did not bring to an end; it was measured again."""
 
     def ratio(self, peer: str) -> float:
         """Tell how many times as long the peer takes: the median over the rounds.

@@ -14,6 +14,10 @@ class BenchError(Exception):
     """The benchmark cannot go on; its message is for the person who runs it."""
 
 
+class DidNotEnd(BenchError):
+    """A peer lost something on the way: not all of its tasks' ends were seen in time."""
+
+
 class Subject(Protocol):
     """One of those that are compared."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench import report
+from bench.measure import MOST_LOST, compare
 from bench.results import Comparison, Growth, Results, Series
-from bench.shapes import CHAIN40, LONG_CHAIN
+from bench.shapes import CHAIN40, LONG_CHAIN, Shape
+from bench.subject import DidNotEnd
 
 
 def _comparison() -> Comparison:
@@ -39,3 +43,35 @@ def test_the_document_tells_shape_seconds_ratio_machine_and_command() -> None:
     )
     assert "| chain40 | 2.000 (1.000-10.000) | 20 | 4.000 (2.000-20.000) | 2.00 |" in text
     assert "- CPU: two cores\n- Measured 2026-01-01, 3 rounds, with `python -m bench`" in text
+
+
+class _Forgetful:
+    """Ends a shape only when asked often enough."""
+
+    def __init__(self, name: str, failures: int = 0) -> None:
+        self.name = name
+        self._failures = failures
+
+    def measure(self, shape: Shape) -> float:
+        if self._failures:
+            self._failures -= 1
+            raise DidNotEnd(f"it did not end {shape.name}")
+        return 1.0
+
+
+def test_a_shape_that_a_peer_did_not_end_is_measured_again_and_told() -> None:
+    peer, other = _Forgetful("peer", 1), _Forgetful("ours")
+    found = compare(CHAIN40, other, [peer], repeat=2, tell=lambda _line: None)
+    assert found.lost == ["it did not end chain40"]
+    assert found.ours.seconds == (1.0, 1.0)
+
+
+def test_a_peer_that_ends_nothing_ends_the_benchmark() -> None:
+    with pytest.raises(DidNotEnd):
+        compare(
+            CHAIN40,
+            _Forgetful("ours"),
+            [_Forgetful("peer", MOST_LOST + 1)],
+            repeat=1,
+            tell=lambda _line: None,
+        )
