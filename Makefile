@@ -21,10 +21,13 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock: setup ## Resolve the dependencies anew (with the oldest Python that is supported).
-	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
-		--no-emit-options --extra dev --output-file requirements.lock setup.cfg
+# Some dependencies want more of an older Python: what is locked for the oldest serves them all.
+lock: ## Resolve the dependencies anew (with PYTHON=python3.11 of 3.11.2 or before).
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info > (3, 11, 3) and "lock with Python 3.11.2 or before")'
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet pip-tools
+	build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-options --extra dev --output-file requirements.lock setup.cfg
 
 fmt: setup ## Format the code.
 	$(BIN)/ruff check --fix-only --quiet .
@@ -42,8 +45,8 @@ type: setup ## Check the types (mypy --strict).
 test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themselves.
 	$(BIN)/python -m pytest
 
-bench: setup ## Measure the shapes of docs/benchmarks.md, against Celery's own canvas.
-	$(BIN)/python -m bench
+bench: setup ## Measure the shapes against Celery's own canvas, write docs/benchmarks.md (ARGS=--short: only try it).
+	$(BIN)/python -m bench $(ARGS)
 
 up: setup ## Start the whole stack in the foreground (data in .orch).
 	$(BIN)/orch up

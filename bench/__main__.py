@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool) -
 
     A call that measures every shape, with its peers, writes docs/benchmarks.md.
     """
+    described = {**machine.describe(), "Load before the start": machine.load()}
     try:
         results = _measure(shapes, 1 if short else repeat, short=short, peers=not no_peers)
     except BenchError as error:
@@ -52,7 +54,7 @@ def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool) -
     click.echo("\n" + "\n\n".join(report.tables(results)))
     if shapes == ALL and not short and not no_peers:
         DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(_document(results, repeat), encoding="utf-8")
+        DOCUMENT.write_text(_document(results, described, repeat), encoding="utf-8")
         click.echo(f"\nwritten to {DOCUMENT}")
 
 
@@ -73,10 +75,10 @@ def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool) -
             )
 
 
-def _document(results: Results, repeat: int) -> str:
+def _document(results: Results, described: Mapping[str, str], repeat: int) -> str:
     return report.document(
         results,
-        machine={**machine.describe(), "Processes that wanted to run, at the end": machine.load()},
+        machine=described,
         command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         repeat=repeat,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Mapping
 from typing import Self
 from urllib.parse import urlencode
@@ -13,6 +14,7 @@ from bench.subject import TIMEOUT_S, BenchError
 from shared.domain.models import JsonObject
 
 API = "/api/v1/orchestrator"
+_KEEP_S = 2.0
 
 
 class ApiClient:
@@ -20,6 +22,7 @@ class ApiClient:
 
     def __init__(self, host: str, port: int, *, token: str, tenant: str) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        self._used_at = float("-inf")
         self._headers = {
             "Authorization": f"Bearer {token}",
             "X-Stella-Tenant": tenant,
@@ -41,6 +44,7 @@ class ApiClient:
         return self._call("POST", path, json.dumps(body).encode())
 
     def _call(self, method: str, path: str, body: bytes | None) -> JsonObject:
+        self._let_go_if_idle()
         try:
             self._connection.request(method, API + path, body, self._headers | _key(method))
             response = self._connection.getresponse()
@@ -51,6 +55,13 @@ class ApiClient:
             raise BenchError(f"{method} {path}: {response.status} {text.decode(errors='replace')[:500]}")
         answer: JsonObject = json.loads(text)
         return answer
+
+    def _let_go_if_idle(self) -> None:
+        """Connect anew after a pause: the server may be about to end an idle connection."""
+        now = time.monotonic()
+        if now - self._used_at > _KEEP_S:
+            self._connection.close()
+        self._used_at = now
 
 
 def _key(method: str) -> dict[str, str]:

@@ -30,8 +30,9 @@ def describe() -> dict[str, str]:
 
 
 def load() -> str:
-    """Tell how many processes want the processor: on a busy machine only the ratios count."""
-    return f"{os.getloadavg()[0]:.1f}"
+    """Tell how many processes of others want the processors: on a busy machine only the ratios count."""
+    one, five, fifteen = os.getloadavg()
+    return f"{one:.1f}, {five:.1f}, {fifteen:.1f} processes over 1, 5 and 15 minutes"
 
 
 def _cpu() -> str:

@@ -16,7 +16,8 @@ _settings = load_settings(os.environ, need=NEED)
 configure_logging(_settings.log_level, component="web")
 
 wsgi_app = "orchestrator_api.wsgi:application"
-bind = f"{_settings.host}:{_settings.port}"
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
 proc_name = "orchestrator-web"
 
 worker_class = "orchestrator_api.server.Worker"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self, cast
+from uuid import uuid4
 
 import httpx
 
@@ -24,6 +26,8 @@ class StepView:
     step_id: str
     status: str
     attempt: int
+    seconds: float | None
+    """From the start of its first attempt to its end; None while it has not ended."""
     error_code: str | None
     error_message: str | None
 
@@ -102,6 +106,8 @@ class Client:
         self, method: str, path: str, *, json: JsonObject | None = None, content: bytes | None = None
     ) -> Iterator[httpx.Response]:
         headers = {"Content-Type": "application/json"} if content is not None else {}
+        if method == "POST":
+            headers["Idempotency-Key"] = str(uuid4())
         try:
             with self._http.stream(method, path, json=json, content=content, headers=headers) as response:
                 if not response.is_success:
@@ -118,9 +124,16 @@ def _step(body: Mapping[str, object]) -> StepView:
         step_id=str(body["stepId"]),
         status=str(body["status"]),
         attempt=int(str(body.get("attempt", 0))),
+        seconds=_seconds(body.get("startedUtc"), body.get("endedUtc")),
         error_code=None if code is None else str(code),
         error_message=None if message is None else str(message),
     )
+
+
+def _seconds(started: object, ended: object) -> float | None:
+    if not isinstance(started, str) or not isinstance(ended, str):
+        return None
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
 
 
 def _why(response: httpx.Response) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from orchestrator_cli.data_folder import DataFolder
+from orchestrator_cli.errors import CommandError
 from shared import migrations
 from shared.config import ConfigError, Need, load_settings
 from shared.errors import StoreUnavailable
@@ -34,7 +35,7 @@ def upgrade(data_dir: Path | None) -> None:
     try:
         migrations.upgrade(url)
     except StoreUnavailable as error:
-        raise click.ClickException(str(error)) from error
+        raise CommandError(str(error)) from error
     click.echo("the schema is up to date")
 
 
@@ -45,7 +46,7 @@ def check(data_dir: Path | None) -> None:
     try:
         problems = migrations.check(_url(data_dir))
     except StoreUnavailable as error:
-        raise click.ClickException(str(error)) from error
+        raise CommandError(str(error)) from error
     for problem in problems:
         click.echo(problem)
     if problems:
@@ -58,12 +59,12 @@ def _url(data_dir: Path | None) -> str:
         try:
             return load_settings(os.environ, need=Need.MIGRATION).migration_database_url
         except ConfigError as error:
-            raise click.ClickException(str(error)) from error
+            raise CommandError(str(error)) from error
     stack_file = DataFolder(path=data_dir).stack_file
     try:
         url: str = json.loads(stack_file.read_text(encoding="utf-8"))["environ"][
             "ORCH_MIGRATION_DATABASE_URL"
         ]
     except (OSError, ValueError, KeyError):
-        raise click.ClickException(f"no stack is up on {data_dir}") from None
+        raise CommandError(f"no stack is up on {data_dir}") from None
     return url

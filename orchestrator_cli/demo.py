@@ -53,11 +53,8 @@ def demo(data_dir: Path | None, results: Path, example: str) -> None:
     """
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(_TERMINATED))
     begun = time.monotonic()
-    try:
-        with _data_folder(data_dir) as folder:
-            completed = _run_on_stack(folder, example, results)
-    except CommandError as error:
-        raise click.ClickException(str(error)) from error
+    with _data_folder(data_dir) as folder:
+        completed = _run_on_stack(folder, example, results)
     click.echo(f"everything is stopped; it took {time.monotonic() - begun:.1f} s")
     sys.exit(0 if completed else 1)
 
@@ -133,8 +130,8 @@ def _report(run: RunView) -> None:
 
 
 def _keep(client: Client, run: RunView, target: Path) -> None:
-    """Copy the files that the steps wrote into a folder that stays, one folder a step."""
-    kept = 0
+    """Copy the files that the steps wrote into a folder that stays, one folder a step, and list them."""
+    kept: list[Path] = []
     for step in run.steps:
         if step.status != StepStatus.SUCCEEDED:
             continue
@@ -144,6 +141,8 @@ def _keep(client: Client, run: RunView, target: Path) -> None:
                 raise CommandError(f"step {step.step_id} has a file with the name {file.name!r}")
             path.parent.mkdir(parents=True, exist_ok=True)
             client.download(file.sha256, path)
-            kept += 1
+            kept.append(path)
     if kept:
-        click.echo(f"results: {kept} files in {target}")
+        click.echo(f"results in {target}:")
+        for path in kept:
+            click.echo(f"  {path.relative_to(target)} ({path.stat().st_size:,} bytes)")

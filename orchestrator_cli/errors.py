@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
 
-class CommandError(Exception):
-    """The command cannot go on; its message is all that the person gets to see."""
+
+class CommandError(click.ClickException):
+    """The command cannot go on; its message is all that the person gets to see, and the exit status is 1."""

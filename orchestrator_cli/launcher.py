@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import SIGCONT, SIGTERM
 
+from orchestrator_cli.errors import CommandError
 from orchestrator_cli.options import UpOptions
 from shared.embedded.process_tree import adopt_orphans, kill_all_below, send
 
@@ -21,6 +23,8 @@ class Launcher:
     """
 
     def __init__(self, options: UpOptions, *, read_output: bool = False) -> None:
+        if platform.system() != "Linux":
+            raise CommandError("`orch up` watches its processes by means that only Linux has")
         adopt_orphans()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator_cli.supervise", options.to_text()],

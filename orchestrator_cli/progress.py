@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -55,13 +56,17 @@ class _Lines:
 
 
 def _table(run: RunView) -> Table:
-    table = Table(title=f"run {run.run_id}: {run.status}", title_justify="left")
-    for heading in ("step", "status", "attempt", ""):
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("step", "status", "attempt", "seconds", ""):
         table.add_column(heading)
     for step in run.steps:
         status = Text(step.status, style=_STYLES[StepStatus(step.status)])
-        table.add_row(step.step_id, status, str(step.attempt or ""), Text(_remark(step)))
+        table.add_row(step.step_id, status, str(step.attempt or ""), _seconds(step), Text(_remark(step)))
     return table
+
+
+def _seconds(step: StepView) -> str:
+    return "" if step.seconds is None else f"{step.seconds:.2f}"
 
 
 def _remark(step: StepView) -> str:

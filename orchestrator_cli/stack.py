@@ -13,7 +13,7 @@ from orchestrator_cli.data_folder import DataFolder
 from orchestrator_cli.errors import CommandError
 from orchestrator_cli.keys import ISSUER
 from orchestrator_cli.options import UpOptions
-from orchestrator_cli.supervisor import Supervisor
+from orchestrator_cli.supervisor import LOGGER, Supervisor
 from shared import migrations
 from shared.config import ConfigError, Need, Settings, load_settings
 from shared.embedded import postgres, redis
@@ -76,7 +76,7 @@ class Stack:
 
     def _start_servers(self) -> None:
         folder, sockets = self._folder, self._sockets
-        account = choose_account(postgres.find_binaries() / "postgres", folder.path)
+        account = choose_account(postgres.find_binaries() / "postgres", folder.cluster)
         if account.uid is not None:
             # The other user has to pass through to what is his.
             folder.path.chmod(0o711)
@@ -139,15 +139,17 @@ class Stack:
             connection.close()
 
     def _write_down(self) -> None:
-        self._folder.write_stack(
-            {
-                "url": self.url,
-                "pid": os.getppid(),
-                "supervisorPid": os.getpid(),
-                "environ": self._own,
-                "processes": self._supervisor.processes(),
-            }
-        )
+        description = {
+            "url": self.url,
+            "pid": os.getppid(),
+            "supervisorPid": os.getpid(),
+            "environ": self._own,
+            "processes": self._supervisor.processes(),
+        }
+        try:
+            self._folder.write_stack(description)
+        except OSError as error:
+            LOGGER.warning("%s cannot be written: %s", self._folder.stack_file, error)
 
 
 def own_settings(options: UpOptions, folder: DataFolder, sockets: Path) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _run(options: UpOptions, folder: DataFolder, requests: Requests, launcher: i
         finally:
             folder.tell_stopping(launcher)
             stack.stop()
-            supervisor.stop_all()
+            supervisor.kill_rest()
             folder.stack_file.unlink(missing_ok=True)
     LOGGER.info("stopped")
     return 0

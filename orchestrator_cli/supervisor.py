@@ -115,7 +115,7 @@ class Supervisor:
             self._requests.wait(_POLL_S)
         self._stopping = []
 
-    def stop_all(self) -> None:
+    def kill_rest(self) -> None:
         """Kill whatever is left below this process."""
         self._kept.clear()
         left = kill_all_below(within_s=3)
@@ -133,27 +133,33 @@ class Supervisor:
         """Take note of what has ended, kill what that has orphaned, start what is due."""
         for name, kept in self._kept.items():
             if kept.process is not None and kept.process.poll() is not None:
-                self._note_end(name, kept, kept.process.returncode)
+                status = kept.process.returncode
+                how = f"signal {-status}" if status < 0 else f"status {status}"
+                self._retry_later(kept, f"{name} ended with {how}")
         ours = [kept.process for kept in self._kept.values() if kept.process is not None]
         kill_adopted(keep=[process.pid for process in [*ours, *self._stopping]])
         self._start_due()
 
-    def _note_end(self, name: str, kept: _Kept, status: int) -> None:
+    def _retry_later(self, kept: _Kept, why: str) -> None:
         now = time.monotonic()
         kept.process = None
         kept.failures = 1 if now - kept.started_at > STABLE_S else kept.failures + 1
         delay = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (kept.failures - 1))
         kept.start_at = now + delay
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        LOGGER.warning("%s ended with %s; it starts again in %.1f s", name, how, delay)
+        LOGGER.warning("%s; it starts again in %.1f s", why, delay)
 
     def _start_due(self) -> None:
         for name, kept in self._kept.items():
             if kept.process is None and time.monotonic() >= kept.start_at:
-                kept.prepare()
-                kept.process = kept.program.start(self._log_folder / f"{name}.log")
                 kept.started_at = time.monotonic()
-                self._on_start()
+                try:
+                    kept.prepare()
+                    kept.process = kept.program.start(self._log_folder / f"{name}.log")
+                except OSError as error:
+                    # A full disk, most likely: what runs goes on, this is tried again.
+                    self._retry_later(kept, f"{name} cannot be started: {error}")
+                else:
+                    self._on_start()
 
     def _last_lines(self, name: str) -> str:
         text = (self._log_folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")

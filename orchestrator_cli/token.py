@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from orchestrator_cli.data_folder import DataFolder
-from orchestrator_cli.errors import CommandError
 from orchestrator_cli.keys import Grant, mint
 
 SCOPES = ("orchestrator:read", "orchestrator:write", "orchestrator:admin")
@@ -64,7 +63,4 @@ def mint_command(
     if operator == bool(tenants):
         raise click.UsageError("give either --tenant or --operator")
     grant = Grant(subject=subject, tenants=tenants, operator=operator, scopes=scopes, ttl_s=ttl_s)
-    try:
-        click.echo(mint(DataFolder(path=data_dir).keys, grant))
-    except CommandError as error:
-        raise click.ClickException(str(error)) from error
+    click.echo(mint(DataFolder(path=data_dir).keys, grant))

@@ -14,21 +14,25 @@ _NOBODY = "65534"
 _PROBE_S = 10
 
 
-def choose_account(program: Path, folder: Path) -> Account:
-    """Choose an account that may run ``program`` and write below ``folder``.
+def choose_account(program: Path, data: Path) -> Account:
+    """Choose an account that may run ``program`` on ``data``, which need not exist.
 
     Anyone but root runs it as himself. Root runs it in a user namespace that shows
     root's files as nobody's, where the kernel allows that; else as another user,
-    provided that this user can reach both paths.
+    provided that this user can reach both. Data that belong to another user stay his.
     """
     if os.geteuid() != 0:
         return Account()
+    if data.exists() and (owner := data.stat()).st_uid != 0:
+        return Account(uid=owner.st_uid, gid=owner.st_gid)
+    # The folder that holds the data is ours to open; the way to it is not.
+    folder = data.parent.parent
     account = namespace_account() or other_user_account(program, folder)
     if account is None:
         raise EmbeddedError(
             "PostgreSQL refuses to run as root, and neither way around it works here: user namespaces are "
             f"not allowed (unshare --user), and neither user postgres nor nobody can reach {program} and "
-            f"{folder}. Run this as an ordinary user, or put both where others may enter."
+            f"enter {folder}. Run this as an ordinary user, or put both where others may enter."
         )
     return account
 

@@ -73,4 +73,4 @@ def test_a_run_that_fails_says_why_and_keeps_what_was_written(
     assert "  fail: EXIT_STATUS: " in printed
     (note,) = (tmp_path / "results").glob("*/write/note.txt")
     assert note.read_text() == "kept\n"
-    assert str(note.parents[1]) in printed
+    assert f"results in {note.parents[1]}:\n  write/note.txt (5 bytes)\n" in printed

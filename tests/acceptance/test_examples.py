@@ -12,16 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from rich.console import Console
 
-from orchestrator_cli.audit_demo import run_audit
 from tests.support.eventually import eventually
 from tests.unit.examples.audited import AuditedEnvironment
 
@@ -132,15 +129,6 @@ def test_the_audit_of_this_environment_completes_twice_with_the_same_hash(api: h
     )
     second, _ = audit(api, sys.executable)
     assert second["outputsHash"] == first["outputsHash"]
-
-
-def test_the_demonstration_shows_each_step_and_saves_the_results(api: httpx.Client, tmp_path: Path) -> None:
-    shown = StringIO()
-    assert run_audit(api, results=tmp_path, console=Console(file=shown))
-    assert "  inventory       succeeded " in shown.getvalue()
-    assert "  failure-report  skipped CONDITION_FALSE\n" in shown.getvalue()
-    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "sbom.cdx.json"}
-    assert str(tmp_path / "report.md") in shown.getvalue()
 
 
 def test_a_tampered_file_fails_its_step_with_a_message_that_names_it(

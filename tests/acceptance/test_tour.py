@@ -25,7 +25,10 @@ def minted(site: Site, tenant: str) -> str:
 
 
 def greeting(dag_id: str = "greeting") -> Document:
-    write = 'printf "hello %s" "$WHO" >"$ORCH_OUTPUT_DIR/hello.txt"; echo {\\"words\\": 2} >"$ORCH_OUTPUT_DIR/outputs.json"; echo said'
+    write = (
+        'printf "hello %s" "$WHO" >"$ORCH_OUTPUT_DIR/hello.txt";'
+        'echo "{\\"words\\": 2}" >"$ORCH_OUTPUT_DIR/outputs.json"; echo said'
+    )
     return {
         "dagId": dag_id,
         "version": "1.0.0",

@@ -15,7 +15,9 @@ from tests.support.site import GRACE_S, LEASE_S, Site, running_site
 from tests.support.stack import alive
 
 CHILDREN_GONE_WITHIN_S = 3.0
-FIRST_HANGS = 'echo "$ORCH_ATTEMPT" >>"$EFFECTS"; [ "$ORCH_ATTEMPT" -gt 1 ] || { setsid sleep 300 & sleep 300; }'
+FIRST_HANGS = (
+    'echo "$ORCH_ATTEMPT" >>"$EFFECTS"; [ "$ORCH_ATTEMPT" -gt 1 ] || { setsid sleep 300 & sleep 300; }'
+)
 """Its first attempt would take for ever, and has a child that left the session; the next ends at once."""
 
 
@@ -114,7 +116,8 @@ def test_a_worker_that_was_frozen_for_longer_than_its_lease_changes_nothing(
 ) -> None:
     # The frozen worker's command goes on, and its success waits in the pipe for the thaw.
     script = (
-        'echo "$ORCH_ATTEMPT" >>"$EFFECTS"; [ "$ORCH_ATTEMPT" -gt 1 ] || until [ -e "$EFFECTS.go" ]; do sleep 0.05; done;'
+        'echo "$ORCH_ATTEMPT" >>"$EFFECTS";'
+        '[ "$ORCH_ATTEMPT" -gt 1 ] || until [ -e "$EFFECTS.go" ]; do sleep 0.05; done;'
         'echo "{\\"by\\": $ORCH_ATTEMPT}" >"$ORCH_OUTPUT_DIR/outputs.json"; echo done >>"$EFFECTS"'
     )
     effects = tmp_path / "effects"
@@ -136,6 +139,21 @@ def test_a_worker_that_was_frozen_for_longer_than_its_lease_changes_nothing(
         assert rest.ended(rest.start("hanging"))["status"] == "completed"
 
 
+def test_a_worker_cut_off_from_the_ledger_ends_its_command_before_the_lease_does(
+    site: Site, tmp_path: Path
+) -> None:
+    with site.rest() as rest:
+        run_id, _ = start_hanging(rest, site, tmp_path / "effects")
+        children = site.step_processes()
+        with site.supervisor_frozen():
+            site.kill_with_all_below("postgres")
+            # Counted from before the last renewal, so from the kill on there is less than a lease.
+            eventually(lambda: not alive(children), within=LEASE_S)
+            assert (tmp_path / "effects").read_text() == "1\n"
+        eventually(lambda: rest.send("GET", "/admin/health").status_code == 200, within=20)
+        check_recorded_once(rest, run_id, "lost", "succeeded")
+
+
 def test_a_step_that_kills_each_of_its_workers_ends_as_lost(site: Site) -> None:
     # The worker is the parent of the process that keeps the command's tree.
     murder = "kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat)"
@@ -150,7 +168,8 @@ def test_a_step_that_kills_each_of_its_workers_ends_as_lost(site: Site) -> None:
         poison = rest.step(run_id, "poison")
         assert poison["errorCode"] == "WORKER_LOST"
         assert neighbour.ended(innocent)["status"] == "completed"
-        eventually(lambda: site.rest().send("GET", "/admin/health").status_code == 200, within=20)
+        # One that dies again and again is started ever later, but it is started.
+        eventually(lambda: rest.send("GET", "/admin/health").status_code == 200, within=20)
 
 
 def _statuses(rest: Rest, run_id: str) -> list[str]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import psycopg2
 import pytest
 import redis
 
 from shared import migrations
+from shared.embedded.account import other_user_account
+from shared.embedded.postgres import create_cluster, end_old_server
+from shared.embedded.program import Account, EmbeddedError, Program
 from shared.store.db import Database
 
 
@@ -32,3 +40,44 @@ def test_redis_refuses_to_forget_what_it_holds(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.dbsize() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_root_runs_postgresql_as_another_user_where_namespaces_are_forbidden() -> None:
+    # Not in pytest's folder, which nobody else may enter.
+    folder = Path(tempfile.mkdtemp(prefix="orch-test-"))
+    folder.chmod(0o711)
+    account = other_user_account(Path("/bin/true"), folder)
+    assert account is not None
+    assert account.uid not in (None, 0)
+    (folder / "mine").mkdir()
+    account.own(folder / "mine")
+    program = Program(
+        name="write",
+        argv=("/bin/sh", "-c", "id -u > mine/uid"),
+        folder=folder,
+        environ={"PATH": "/usr/bin:/bin"},
+        account=account,
+    )
+    assert program.start(folder / "log").wait(timeout=10) == 0
+    assert int((folder / "mine" / "uid").read_text()) == account.uid
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_no_other_user_is_chosen_who_cannot_reach_the_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert other_user_account(Path("/bin/true"), tmp_path) is None
+
+
+def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "PG_VERSION").write_text("9\n")
+    with pytest.raises(EmbeddedError, match="was made by PostgreSQL 9"):
+        create_cluster(tmp_path, Account())
+
+
+def test_a_pid_file_that_names_somebody_else_is_forgotten(tmp_path: Path) -> None:
+    pid_file = tmp_path / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{tmp_path}\n")
+    end_old_server(tmp_path)
+    assert not pid_file.exists()

@@ -75,7 +75,9 @@ def private_servers() -> Iterator[Servers]:
     sockets.mkdir(mode=0o700)
     try:
         with _running(embedded_redis.redis_program(folder / "redis", sockets), folder):
-            account = choose_account(postgres.find_binaries() / "postgres", folder)
+            account = choose_account(postgres.find_binaries() / "postgres", folder / "postgres")
+            if account.uid is not None:
+                folder.chmod(0o711)
             account.own(sockets)
             cluster = folder / "postgres"
             postgres.create_cluster(cluster, account)

@@ -19,7 +19,7 @@ from shared.embedded.process_tree import descendants, start_ticks
 from tests.support.eventually import eventually
 from tests.support.invariants import check_invariants
 from tests.support.rest import Document, Rest
-from tests.support.stack import ALL_SCOPES, RunningStack, running_stack
+from tests.support.stack import ALL_SCOPES, RunningStack, alive, running_stack
 
 LEASE_S = 3.0
 GRACE_S = 1.0
@@ -74,6 +74,13 @@ class Site:
         dead = self.signal(name, signal.SIGKILL)
         eventually(lambda: self.processes().get(name, dead) != dead, within=20)
 
+    def kill_with_all_below(self, name: str) -> None:
+        """Kill a program, and wait until its children have noticed and are gone, too."""
+        pid = self.processes()[name]
+        tree = {each: start_ticks(each) for each in (pid, *descendants(pid))}
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not alive(tree))
+
     @contextmanager
     def supervisor_frozen(self) -> Iterator[None]:
         """Keep what dies within the block from being started again before its end."""
@@ -102,9 +109,9 @@ class Site:
     def check(self) -> None:
         """Hold the ledger to its rules: every run has ended, and no process of a step is left over."""
         eventually(lambda: not self.step_processes(), within=5)
-        with closing(psycopg2.connect(self._environ()["ORCH_MIGRATION_DATABASE_URL"])) as connection:
-            with connection.cursor() as cur:
-                check_invariants(cur)
+        owner_url = self._environ()["ORCH_MIGRATION_DATABASE_URL"]
+        with closing(psycopg2.connect(owner_url)) as connection, connection.cursor() as cur:
+            check_invariants(cur)
 
     def _environ(self) -> dict[str, str]:
         return cast("dict[str, str]", self.stack.description()["environ"])

@@ -34,7 +34,7 @@ def main() -> None:
         (folder / "error").write_text(str(error))
     for name in commands:
         supervisor.stop([name], within_s=STOP_WITHIN_S)
-    supervisor.stop_all()
+    supervisor.kill_rest()
 
 
 if __name__ == "__main__":

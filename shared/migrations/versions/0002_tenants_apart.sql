@@ -5,6 +5,8 @@
 DO $$
 DECLARE
     role_name text;
+    -- From PostgreSQL 16 on, who creates a role is a member that may not yet act as it.
+    needed text := CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['orch_api', 'orch_service'] LOOP
         BEGIN
@@ -12,7 +14,7 @@ BEGIN
         EXCEPTION
             WHEN duplicate_object OR unique_violation THEN NULL; -- roles belong to the cluster
         END;
-        IF NOT pg_has_role(current_user, role_name, 'MEMBER') THEN
+        IF NOT pg_has_role(current_user, role_name, needed) THEN
             EXECUTE format('GRANT %I TO %I', role_name, current_user);
         END IF;
     END LOOP;

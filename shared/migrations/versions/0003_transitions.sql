@@ -244,6 +244,30 @@ BEGIN ATOMIC
     ) AS c;
 END;
 
+-- Take another ready step of the same run, that no message is out for, if one is among the tenant's oldest:
+-- so a wide run costs one commit a step, not two and a message. NULLs: there is none.
+CREATE FUNCTION orch.take_another(
+    r orch.runs, p_pool text, p_worker text, p_lease_ms integer
+) RETURNS orch.claimed
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_step integer;
+BEGIN
+    SELECT o.step_no INTO v_step
+    FROM (
+        SELECT s.run_id, s.step_no FROM orch.steps AS s
+        WHERE s.tenant = r.tenant AND s.pool = p_pool AND s.status = 'queued' AND s.sent_utc IS NULL
+        ORDER BY s.queued_utc, s.run_id, s.step_no LIMIT 32
+    ) AS o
+    WHERE o.run_id = r.run_id
+    LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN orch.take(r, v_step, 'queued', p_worker, p_lease_ms);
+END;
+$$;
+
 -- Put a claimed step beside what else a transition did.
 CREATE FUNCTION orch.handed_over(p_change orch.change, p_next orch.claimed) RETURNS orch.change
 LANGUAGE plpgsql IMMUTABLE AS $$
@@ -272,7 +296,8 @@ $$;
 
 -- Finish a transition that made p_changes: tell the successors of what ended, wave by wave. Count down what
 -- they wait for, unlock or skip those that wait for nothing more, and go on with the skipped ones. The
--- first unlocked step of p_handoff_pools is taken by p_worker at once. Then record all of it, after p_first.
+-- first unlocked step of p_handoff_pools is taken by p_worker at once, or another step of the run that is
+-- ready. Then record all of it, after p_first.
 -- The caller holds the run's lock; p_failed are those of the ended steps that count as failed.
 CREATE FUNCTION orch.advance(
     r orch.runs, p_first text, p_changes orch.step_change [], p_failed integer [],
@@ -367,6 +392,9 @@ BEGIN
         v_ended := v_skipped;
         v_failed := v_wave_failed;
     END LOOP;
+    IF v_next.step_no IS NULL AND cardinality(p_handoff_pools) > 0 THEN
+        v_next := orch.take_another(r, (p_changes[1]).pool, p_worker, p_lease_ms);
+    END IF;
     IF v_next.step_no IS NOT NULL THEN
         p_changes := array_append(
             p_changes, (v_next.step_no, v_next.step_id, 'running', v_next.attempt, v_next.pool)::orch.step_change

@@ -119,7 +119,7 @@ $$;
 -- Runs with the rights of orch_service, since fairness looks at all tenants; it returns ids alone.
 CREATE FUNCTION orch.pick(p_pool text, p_tenant text)
 RETURNS TABLE (tenant text, run_id uuid, step_no integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orch, pg_temp SET synchronous_commit = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orch, pg_temp AS $$
 DECLARE
     v_slots integer;
     v_out integer;
@@ -128,6 +128,8 @@ DECLARE
     v_sole boolean;
     v_picked integer;
 BEGIN
+    -- A crash may forget these marks: the steps are then sent twice, and a doorbell may ring twice.
+    PERFORM set_config('synchronous_commit', 'off', TRUE);
     -- One picker a pool at a time: it is short, and two would serve the same tenant twice.
     PERFORM pg_advisory_xact_lock(hashtext('orch.pick'), hashtext(p_pool));
     IF p_tenant IS NOT NULL THEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import psycopg2
@@ -11,6 +12,7 @@ import pytest
 from shared.domain.models import ArtifactRef, RunId, Sha256, StepId, TenantId
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.services import artifacts, dags, events, health, runs, steps
+from shared.store import queries
 from shared.store.db import Database
 from tests.support.graphs import graph
 from tests.support.ledger import TRACE, Ledger, succeeded
@@ -48,6 +50,114 @@ def test_every_table_but_the_fleet_is_a_tenants_and_forces_row_level_security(ow
     apart = {name for name, protection in found.items() if protection == (True, 2)}
     assert set(found) - apart == {"alembic_version", "workers"}
     assert apart == set(_tables_of_tenants(owner_url))
+
+
+def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, object]:
+    """Give each parameter of any query a value that finds what acme has, if it is to be found."""
+    with ledger.service.statement(None) as cur:
+        cur.execute("SELECT dag_version_id FROM orch.dag_versions")
+        version = cur.fetchall()[0][0]
+    return {
+        "tenant": tenant,
+        "run_id": str(run_id),
+        "step_no": 1,
+        "step_id": "b",
+        "attempt": 1,
+        "after_no": -1,
+        "max_rows": 10,
+        "dag_id": "graph",
+        "version": "1.0.0",
+        "dag_version_id": version,
+        "active": False,
+        "after_dag_id": None,
+        "after_precedence": None,
+        "after_version": None,
+        "status": None,
+        "from_utc": None,
+        "to_utc": None,
+        "after_utc": None,
+        "after_run_id": None,
+        "reason": "theirs",
+        "run_token": "once",
+        "inputs": "{}",
+        "inputs_hash": "00" * 32,
+        "trace_id": TRACE,
+        "created_by": "them",
+        "worker_id": "theirs",
+        "lease_ms": 1_000,
+        "ending": "succeeded",
+        "outputs": "{}",
+        "outputs_hash": "00" * 32,
+        "error_code": None,
+        "error_message": None,
+        "delay_ms": None,
+        "logs_ref": None,
+        "artifacts": None,
+        "handoff_pools": [],
+        "unlock": [0, 1],
+        "skip": [],
+        "sha256": BYTES.sha256,
+        "precedence": "1",
+        "spec_hash": "00" * 32,
+        "step_count": 1,
+        "metadata": "{}",
+        "definition": '{"steps": []}',
+        "signature": None,
+        "predecessors": "{0}",
+        "reads_inputs": [False],
+        "refs": ["{}"],
+        "from_nos": "{0}",
+        "to_nos": "{1}",
+    }
+
+
+_OF_A_TENANT = [
+    (aggregate, name)
+    for aggregate in queries.aggregates()
+    for name, query in queries.load(aggregate).items()
+    # A pick is fair among all tenants, whichever of them it is told of.
+    if "%(tenant)s" in query and aggregate != "dispatch"
+]
+
+
+def _reached(db: Database, bound_to: TenantId, query: str, parameters: dict[str, object]) -> list[object]:
+    """Run a query and give every value in its rows that says anything; nothing, if it is refused."""
+    query = re.sub("--.*", "", query).strip().rstrip(";")
+    if "RETURNING" not in query and re.search("UPDATE|INSERT", query):
+        query += " RETURNING TRUE"
+    try:
+        with db.statement(bound_to) as cur:
+            cur.execute(query, parameters)
+            return [value for row in cur.fetchall() for value in row if value]
+    except psycopg2.errors.InsufficientPrivilege:
+        return []
+
+
+@pytest.mark.parametrize(("aggregate", "name"), _OF_A_TENANT)
+def test_no_query_reaches_into_another_tenant_even_when_it_names_it(
+    ledger: Ledger, run_id: RunId, aggregate: str, name: str
+) -> None:
+    parameters = _parameters(ledger, run_id, ledger.tenant)
+    assert _reached(ledger.api, OTHER, queries.load(aggregate)[name], parameters) == []
+
+
+@pytest.mark.parametrize(("aggregate", "name"), [q for q in _OF_A_TENANT if "insert" not in q[1]])
+def test_each_query_finds_nothing_for_another_tenant_even_without_row_level_security(
+    ledger: Ledger, run_id: RunId, aggregate: str, name: str
+) -> None:
+    parameters = _parameters(ledger, run_id, OTHER)
+    assert _reached(ledger.service, OTHER, queries.load(aggregate)[name], parameters) == []
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "name"), [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|queues|set", q[1])]
+)
+def test_the_same_queries_do_find_what_the_tenant_has(
+    ledger: Ledger, run_id: RunId, aggregate: str, name: str
+) -> None:
+    parameters = _parameters(ledger, run_id, ledger.tenant)
+    parameters = {**parameters, "step_no": 0, "active": None if name == "list_versions" else False}
+    assert _reached(ledger.api, ledger.tenant, queries.load(aggregate)[name], parameters)
 
 
 def test_the_service_roles_are_no_superusers_and_bypass_nothing(owner_url: str) -> None:

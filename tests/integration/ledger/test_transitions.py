@@ -156,6 +156,23 @@ def test_nothing_is_handed_over_from_another_pool(ledger: Ledger) -> None:
     assert change.ready_pools == {"big"}
 
 
+def test_a_completion_that_unlocks_nothing_hands_over_another_ready_step_of_the_run(ledger: Ledger) -> None:
+    other = ledger.start(graph("", steps="x y", dag_id="other"))
+    run = ledger.start(graph("", steps="a b c"))
+    change = ledger.complete(ledger.claimed(run, "b"), succeeded(), handoff=frozenset({"default"}))
+    assert change.next is not None
+    assert (change.next.run_id, change.next.step_id) == (run.run_id, "a")
+    assert ledger.statuses(run) == {"a": "running", "b": "succeeded", "c": "queued"}
+    assert set(ledger.statuses(other).values()) == {"queued"}
+
+
+def test_a_step_that_was_sent_is_left_to_who_gets_the_message(ledger: Ledger) -> None:
+    run = ledger.start(graph("", steps="a b"))
+    claim = ledger.claimed(run, "a")
+    assert [bell.step_no for bell in ledger.pick()] == [1]
+    assert ledger.complete(claim, succeeded(), handoff=frozenset({"default"})).next is None
+
+
 def test_a_claim_carries_what_its_expressions_read(ledger: Ledger) -> None:
     run = ledger.start(
         graph(

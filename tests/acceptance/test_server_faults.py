@@ -1,0 +1,251 @@
+"""Redis, PostgreSQL and the API are killed, emptied, frozen: nothing acknowledged is lost, every run ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import httpx
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.rest import Document, Rest
+from tests.support.site import Site, running_site
+
+CLIENTS = 6
+ANSWERED_WITHIN_S = 8.0
+"""With PostgreSQL away a request waits five seconds for a connection, and is then refused."""
+STARTED_WITHIN_S = 1.0
+"""With Redis away a start is not slower than else; the machine that tests may be busy."""
+SLEEP_MS = 400
+
+
+@dataclass(slots=True)
+class History:
+    """What clients were told: the run of each token that was acknowledged, and every other answer."""
+
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    refused: list[httpx.Response] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    """Tokens whose last request got no answer."""
+    slowest: float = 0.0
+
+
+@pytest.fixture(scope="module")
+def shaken_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("shaken") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def site(shaken_site: Site) -> Iterator[Site]:
+    """A healthy stack; after the test it is healthy again, and all is well in the ledger."""
+    with shaken_site.rest() as rest:
+        eventually(partial(healthy, rest), within=30)
+        yield shaken_site
+        eventually(partial(healthy, rest), within=30)
+    shaken_site.check()
+
+
+def healthy(rest: Rest) -> bool:
+    try:
+        return rest.send("GET", "/admin/health").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def publish_short(rest: Rest) -> None:
+    """Publish a DAG of four steps, one of which takes a moment."""
+    names = ("a", "b", "c")
+    steps: list[Document] = [{"id": name, "uses": "noop"} for name in names]
+    rest.publish(
+        "short", [*steps, {"id": "d", "uses": "sleep", "with": {"ms": 30}}], "a>b", "a>c", "b>d", "c>d"
+    )
+
+
+@contextmanager
+def clients_starting_runs(rest: Rest) -> Iterator[History]:
+    """Have clients start runs within the block, each start repeated until it is acknowledged."""
+    history, stop = History(), threading.Event()
+
+    def work(client: int) -> None:
+        for number in range(10_000):
+            token = f"{client}-{number}"
+            while not _start(rest, token, history):
+                stop.wait(0.05)
+            if stop.wait(0.02):
+                return
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(work, client) for client in range(CLIENTS)]
+        try:
+            yield history
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
+
+
+def _start(rest: Rest, token: str, history: History) -> bool:
+    begun = time.monotonic()
+    try:
+        response = rest.send("POST", "/runs", body={"dagId": "short", "runToken": token})
+    except httpx.TransportError:
+        history.unknown.append(token)
+        return False
+    history.slowest = max(history.slowest, time.monotonic() - begun)
+    if response.is_success:
+        history.acknowledged[token] = response.json()["runId"]
+        return True
+    history.refused.append(response)
+    return False
+
+
+def check_nothing_lost(rest: Rest, history: History) -> None:
+    """Hold every acknowledged run to its end, each token to one run, each step to one success."""
+    ended = {run["runId"]: run for run in rest.all_ended(within=90)}
+    assert {run["status"] for run in ended.values()} == {"completed"}
+    assert {run["runToken"]: run_id for run_id, run in ended.items()} == history.acknowledged
+
+
+def check_only_unavailable(history: History) -> None:
+    """Hold every refusal to 503, with the advice to come back."""
+    for response in history.refused:
+        assert response.status_code == httpx.codes.SERVICE_UNAVAILABLE, response.text
+        assert response.json()["error"]["code"] == "UNAVAILABLE"
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+def acknowledge_more(history: History, count: int) -> None:
+    """Wait until so many more starts were acknowledged."""
+    enough = len(history.acknowledged) + count
+    eventually(lambda: len(history.acknowledged) >= enough, within=40)
+
+
+def test_runs_that_are_queued_when_redis_is_flushed_all_end(site: Site) -> None:
+    with site.rest() as rest, site.redis() as redis:
+        rest.publish("sleepy", [{"id": "nap", "uses": "sleep", "with": {"ms": SLEEP_MS}}])
+        started = [rest.start("sleepy") for _ in range(40)]
+        for left in (24, 8):
+            eventually(lambda: redis.keys("*steps.default*"))
+            redis.flushall()
+            eventually(partial(_fewer_running, rest, left), within=40)
+        runs = rest.all_ended()
+        assert {run["runId"] for run in runs} == set(started)
+        assert {run["status"] for run in runs} == {"completed"}
+        assert all(rest.attempts(run_id, "nap") == ["succeeded"] for run_id in started)
+
+
+def _fewer_running(rest: Rest, number: int) -> bool:
+    return len(rest.runs("&status=running")) <= number
+
+
+def test_runs_start_while_redis_is_dead_and_go_on_when_it_is_back(site: Site) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        history = History()
+        with site.supervisor_frozen():
+            site.kill_with_all_below("redis")
+            for number in range(20):
+                assert _start(rest, str(number), history), history.refused[0].text
+            assert history.slowest < STARTED_WITHIN_S
+            health = rest.send("GET", "/admin/health")
+            assert health.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            assert health.json()["checks"] == {"postgres": "ok", "redis": "down", "workers": "ok"}
+            (queue,) = health.json()["queues"]
+            assert queue["depth"] > 0
+        check_nothing_lost(rest, history)
+
+
+def test_a_frozen_redis_slows_no_start_of_a_run(site: Site) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        history = History()
+        site.signal("redis", signal.SIGSTOP)
+        try:
+            for number in range(20):
+                assert _start(rest, str(number), history), history.refused[0].text
+            assert history.slowest < STARTED_WITHIN_S
+        finally:
+            site.signal("redis", signal.SIGCONT)
+        check_nothing_lost(rest, history)
+
+
+def test_when_postgresql_is_killed_under_load_nothing_acknowledged_is_lost(site: Site) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        with clients_starting_runs(rest) as history:
+            for _ in range(2):
+                acknowledge_more(history, 30)
+                site.kill_and_await_next("postgres")
+            acknowledge_more(history, 30)
+        assert not history.unknown
+        assert history.slowest < ANSWERED_WITHIN_S
+        check_only_unavailable(history)
+        check_nothing_lost(rest, history)
+
+
+def test_while_postgresql_is_dead_every_answer_is_that_it_is_unavailable(site: Site) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        run_id = rest.start("short")
+        with site.supervisor_frozen():
+            site.kill_with_all_below("postgres")
+            history = History()
+            for method, path in (
+                ("GET", "/dags"),
+                ("GET", "/dags/short/1.0.0"),
+                ("POST", "/dags/short/1.0.0:disable"),
+                ("GET", "/runs"),
+                ("GET", f"/runs/{run_id}"),
+                ("POST", f"/runs/{run_id}:cancel"),
+                ("GET", f"/runs/{run_id}/steps"),
+                ("GET", f"/runs/{run_id}/steps/a"),
+                ("GET", f"/artifacts/{'0' * 64}"),
+                ("GET", "/admin/health"),
+            ):
+                history.refused.append(rest.send(method, path, body={} if method == "POST" else None))
+            assert not _start(rest, "during", history)
+            check_only_unavailable(history)
+        eventually(lambda: _start(rest, "after", history), within=30)
+        assert rest.ended(run_id)["status"] == "completed"
+        rest.all_ended()
+
+
+def test_when_the_api_is_killed_a_repeated_start_is_the_same_run(site: Site) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        with clients_starting_runs(rest) as history:
+            for _ in range(2):
+                acknowledge_more(history, 30)
+                # The master alone: its worker has to notice by itself, or be ended by the supervisor.
+                site.kill_and_await_next("web")
+            acknowledge_more(history, 30)
+        check_only_unavailable(history)
+        check_nothing_lost(rest, history)
+
+
+def test_when_everything_is_killed_at_once_every_run_still_ends(site: Site) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        with clients_starting_runs(rest) as history:
+            acknowledge_more(history, 30)
+            before = site.processes()
+            with site.supervisor_frozen():
+                for name in before:
+                    site.signal(name, signal.SIGKILL)
+            eventually(lambda: _all_replaced(site, before), within=40)
+            acknowledge_more(history, 30)
+        check_only_unavailable(history)
+        check_nothing_lost(rest, history)
+
+
+def _all_replaced(site: Site, before: dict[str, int]) -> bool:
+    now = site.processes()
+    return set(now) == set(before) and all(now[name] != pid for name, pid in before.items())
