@@ -89,7 +89,7 @@ class Stack:
         tuned = {**postgres.SETTINGS, "max_connections": str(connections)}
         self._supervisor.keep(
             postgres.postgres_program(folder.cluster, sockets, account, tuned),
-            prepare=lambda: postgres.end_old_server(folder.cluster),
+            prepare=lambda: postgres.end_old_server(folder.cluster, sockets),
         )
 
     def _migrate(self) -> bool:

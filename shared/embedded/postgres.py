@@ -167,25 +167,28 @@ def _create_once(socket_folder: Path, catalogue: str, name: str, statement: str)
         connection.close()
 
 
-def end_old_server(cluster: Path) -> None:
+def end_old_server(cluster: Path, socket_folder: Path) -> None:
     """End a server that still runs on the cluster, and forget one that does not.
 
     Whoever calls this holds the folder's lock, so the server belongs to a stack
-    that was killed. PostgreSQL refuses to start while the pid in its file is alive,
-    also when that number has long been given to another process.
+    that was killed. PostgreSQL refuses to start while the pid in either of its lock
+    files exists: also when that number has long been given to another process, and
+    when the dead server waits for its parent to take note of its death.
     """
     pid_file = cluster / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    first = pid_file.read_text().split("\n", 1)[0].strip()
-    if not first.isdigit() or not _runs_in(int(first), cluster):
-        pid_file.unlink()
-        return
-    send(int(first), signal.SIGINT)
+    first = pid_file.read_text().split("\n", 1)[0].strip() if pid_file.exists() else ""
+    if first.isdigit() and _runs_in(int(first), cluster):
+        _end(int(first), cluster)
+    pid_file.unlink(missing_ok=True)
+    (socket_folder / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
+
+
+def _end(pid: int, cluster: Path) -> None:
+    send(pid, signal.SIGINT)
     deadline = time.monotonic() + _OLD_SERVER_S
-    while _runs_in(int(first), cluster):
+    while _runs_in(pid, cluster):
         if time.monotonic() > deadline:
-            kill_tree(int(first))
+            kill_tree(pid)
         time.sleep(0.05)
 
 

@@ -76,8 +76,13 @@ def test_a_cluster_of_another_version_is_left_alone(tmp_path: Path) -> None:
         create_cluster(tmp_path, Account())
 
 
-def test_a_pid_file_that_names_somebody_else_is_forgotten(tmp_path: Path) -> None:
-    pid_file = tmp_path / "postmaster.pid"
-    pid_file.write_text(f"{os.getpid()}\n{tmp_path}\n")
-    end_old_server(tmp_path)
+def test_lock_files_that_name_somebody_else_are_forgotten(tmp_path: Path) -> None:
+    # After a power cut the number in them may be anybody's; PostgreSQL would refuse to start.
+    cluster, sockets = tmp_path / "postgres", tmp_path / "run"
+    pid_file, socket_lock = cluster / "postmaster.pid", sockets / ".s.PGSQL.5432.lock"
+    for lock in (pid_file, socket_lock):
+        lock.parent.mkdir()
+        lock.write_text(f"{os.getpid()}\n{cluster}\n")
+    end_old_server(cluster, sockets)
     assert not pid_file.exists()
+    assert not socket_lock.exists()
