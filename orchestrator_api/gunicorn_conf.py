@@ -25,7 +25,8 @@ workers = _settings.web_processes
 threads = _settings.web_threads
 # Beyond the threads, connections wait in the kernel and cost nothing.
 backlog = 512
-keepalive = 5
+# Longer than clients keep an idle connection: else a request could meet the closing of it.
+keepalive = 75
 # Time that a worker has to show a sign of life: threads that serve a long request do not block it.
 timeout = 60
 graceful_timeout = 15

@@ -81,10 +81,14 @@ class DataFolder:
         The stack of an `orch up` that was killed takes some seconds to end itself. It
         says so in the lock, and is waited for.
         """
-        with (self.path / "lock").open("a+") as lock:
-            _take(lock.fileno(), self.path / "lock", self.path)
-            _describe(lock.fileno(), pid, stopping=False)
+        # Not in append mode: whatever the offset, Linux would then write at the end.
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _take(lock, self.path / "lock", self.path)
+            _describe(lock, pid, stopping=False)
             yield
+        finally:
+            os.close(lock)
 
     def tell_stopping(self, pid: int) -> None:
         """Tell whoever waits for the folder that its stack is on its way out."""

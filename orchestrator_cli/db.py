@@ -59,7 +59,7 @@ def _url(data_dir: Path | None) -> str:
         try:
             return load_settings(os.environ, need=Need.MIGRATION).migration_database_url
         except ConfigError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(f"{error}\n(or name the folder of a stack that is up: --data-dir)") from error
     stack_file = DataFolder(path=data_dir).stack_file
     try:
         url: str = json.loads(stack_file.read_text(encoding="utf-8"))["environ"][

@@ -103,7 +103,14 @@ class Ledger:
         """Claim a step and complete it."""
         return self.complete(self.claimed(run, step_id), outcome or succeeded())
 
-    def decide(self, run: Run, *, unlock: Sequence[str] = (), skip: Sequence[str] = ()) -> Change:
+    def decide(
+        self,
+        run: Run,
+        *,
+        unlock: Sequence[str] = (),
+        skip: Sequence[str] = (),
+        handoff: frozenset[str] = NO_POOLS,
+    ) -> Change:
         return work.decide(
             self.service,
             self.tenant,
@@ -111,7 +118,7 @@ class Ledger:
             unlock=[self.step(run, s).step_no for s in unlock],
             skip=[self.step(run, s).step_no for s in skip],
             worker_id=self.worker,
-            handoff_pools=NO_POOLS,
+            handoff_pools=handoff,
             lease_ms=LONG_MS,
         )
 

@@ -392,7 +392,7 @@ BEGIN
         v_ended := v_skipped;
         v_failed := v_wave_failed;
     END LOOP;
-    IF v_next.step_no IS NULL AND cardinality(p_handoff_pools) > 0 THEN
+    IF v_next.step_no IS NULL AND (p_changes[1]).pool = ANY(p_handoff_pools) THEN
         v_next := orch.take_another(r, (p_changes[1]).pool, p_worker, p_lease_ms);
     END IF;
     IF v_next.step_no IS NOT NULL THEN

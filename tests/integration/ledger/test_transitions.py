@@ -166,6 +166,14 @@ def test_a_completion_that_unlocks_nothing_hands_over_another_ready_step_of_the_
     assert set(ledger.statuses(other).values()) == {"queued"}
 
 
+def test_a_decision_hands_over_nothing_from_another_pool(ledger: Ledger) -> None:
+    run = ledger.start(graph("", steps="a", options={"a": {"pool": "big", "when": "true"}}))
+    change = ledger.decide(run, unlock=["a"], handoff=frozenset({"default"}))
+    assert change.next is None
+    assert change.ready_pools == {"big"}
+    assert ledger.statuses(run) == {"a": "queued"}
+
+
 def test_a_step_that_was_sent_is_left_to_who_gets_the_message(ledger: Ledger) -> None:
     run = ledger.start(graph("", steps="a b"))
     claim = ledger.claimed(run, "a")
