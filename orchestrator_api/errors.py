@@ -177,7 +177,8 @@ def _envelope(code: str, message: str, problems: tuple[errors.Problem, ...]) -> 
 
 
 def _answer(meaning: Meaning, body: Mapping[str, object]) -> Response:
-    response = Response(json.dumps(body, separators=(",", ":")), status=meaning.status, content_type=JSON_TYPE)
+    text = json.dumps(body, separators=(",", ":"))
+    response = Response(text, status=meaning.status, content_type=JSON_TYPE)
     if meaning.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(meaning.retry_after_seconds)
     return response

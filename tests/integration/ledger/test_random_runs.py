@@ -118,8 +118,10 @@ class _Fleet:
         self.ledger.rescue()
         self.messages += recovery.resend(self.ledger.service, "default", older_than_ms=0, limit=100)
         for step in work.undecided(self.ledger.service, self.ledger.tenant, self.run.run_id):
-            verdict = "unlock" if self.scripts[step.step_id].when else "skip"
-            self.ledger.decide(self.run, **{verdict: [step.step_id]})
+            if self.scripts[step.step_id].when:
+                self.ledger.decide(self.run, unlock=[step.step_id])
+            else:
+                self.ledger.decide(self.run, skip=[step.step_id])
 
     def be_late(self) -> None:
         """Report what was reported before, or by an attempt that may have lost its lease."""

@@ -14,5 +14,5 @@ def test_whoever_finds_the_folder_in_use_is_told_by_whom(tmp_path: Path) -> None
     folder = DataFolder(path=tmp_path)
     with folder.locked(41_111):
         folder.tell_stopping(41_111)
-    with folder.locked(222), pytest.raises(CommandError, match="in use by pid 222$"), folder.locked(3):
+    with folder.locked(222), pytest.raises(CommandError, match=r"in use by pid 222$"), folder.locked(3):
         pass
