@@ -41,6 +41,15 @@ CheckUses = Callable[[str, JsonObject], Sequence[Problem] | None]
 what is wrong, each ``field`` a place within ``with`` (``argv[0]``; empty for the whole)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """What the installation has, and whether every value of the document is known to be storable."""
+
+    check_uses: CheckUses
+    pools: Collection[str]
+    all_storable: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """What one expression reads, and where it stands."""
@@ -77,9 +86,11 @@ def build(document: JsonObject, *, check_uses: CheckUses, pools: Collection[str]
     version = cast("str", document["version"])
     order_key = _precedence(version, findings)
     metadata = cast("JsonObject", document.get("metadata", {}))
-    _check_metadata(metadata, findings)
+    # One look at the whole is cheap; only where it finds something is each place looked at.
+    rules = _Rules(check_uses=check_uses, pools=pools, all_storable=_is_storable(document))
+    _check_metadata(metadata, rules, findings)
     steps = [_step(written, f"steps[{i}]", findings) for i, written in enumerate(written_steps)]
-    reads = [_check_step(step, f"steps[{i}]", check_uses, pools, findings) for i, step in enumerate(steps)]
+    reads = [_check_step(step, f"steps[{i}]", rules, findings) for i, step in enumerate(steps)]
     numbers = _numbers(steps, findings)
     edges = _edges(written_edges, numbers, findings)
     draft = _Draft(steps, edges, reads)
@@ -96,8 +107,8 @@ def _precedence(version: str, findings: Findings) -> str:
         return ""
 
 
-def _check_metadata(metadata: JsonObject, findings: Findings) -> None:
-    if not _check_storable("metadata", metadata, 1, findings):
+def _check_metadata(metadata: JsonObject, rules: _Rules, findings: Findings) -> None:
+    if not rules.all_storable and not _check_storable("metadata", metadata, 1, findings):
         return
     schema = metadata.get("inputsSchema")
     if isinstance(schema, Mapping):
@@ -149,21 +160,23 @@ def _run_on(written: str, place: str, findings: Findings) -> RunOn:
         return RunOn.SUCCESS
 
 
-def _check_step(
-    step: StepSpec, place: str, check_uses: CheckUses, pools: Collection[str], findings: Findings
-) -> list[_Read]:
+def _check_step(step: StepSpec, place: str, rules: _Rules, findings: Findings) -> list[_Read]:
     """Check what a step asks of the installation, and give what its expressions read."""
-    if step.pool not in pools:
+    if step.pool not in rules.pools:
         findings.add(f"{place}.pool", f"there is no pool {_quoted(step.pool)}")
-    if not _check_storable(f"{place}.with", step.params, _DEPTH_OF_WITH, findings):
+    if not rules.all_storable and not _check_storable(
+        f"{place}.with", step.params, _DEPTH_OF_WITH, findings
+    ):
         return []
-    problems = check_uses(step.uses, step.params)
+    problems = rules.check_uses(step.uses, step.params)
     if problems is None:
         findings.add(f"{place}.uses", f"there is no plugin {_quoted(step.uses)}", UnknownPlugin)
     else:
         findings.extend(problems, within=f"{place}.with")
     reads: list[_Read] = []
-    if step.when is not None and _check_storable(f"{place}.when", step.when, 1, findings):
+    if step.when is not None and (
+        rules.all_storable or _check_storable(f"{place}.when", step.when, 1, findings)
+    ):
         _read(f"{place}.when", step.when, reads, findings)
     for within, hole in holes_in(step.params):
         where = f"{place}.with.{within}"
@@ -179,6 +192,15 @@ def _read(place: str, source: str, reads: list[_Read], findings: Findings) -> No
         reads.append(_Read(place, references(source)))
     except ExpressionError as error:
         findings.add(place, str(error))
+
+
+def _is_storable(document: JsonObject) -> bool:
+    """Tell whether all of ``document`` has a canonical form that PostgreSQL can hold."""
+    try:
+        written = canonical(document)
+        return rb"\u0000" not in written or not _NUL.search(written)
+    except NotCanonical:
+        return False
 
 
 def _check_storable(place: str, value: Json, depth: int, findings: Findings) -> bool:
