@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from jsonschema import Draft202012Validator
-from referencing import Registry
-
+from shared.domain.json_schema import problems_of
 from shared.domain.models import JsonObject
 from shared.errors import InvalidInputs, Problem
 
@@ -12,24 +10,10 @@ _MAX_PROBLEMS = 20
 
 
 def check_inputs(schema: JsonObject, inputs: JsonObject) -> None:
-    """Raise :class:`InvalidInputs` naming each place that breaks ``schema`` (JSON Schema 2020-12).
-
-    References to other documents are not resolved: nothing is fetched.
-    """
-    problems: list[Problem] = []
-    try:
-        _collect(schema, inputs, problems)
-    except RecursionError:
-        problems.append(Problem("inputs", "the DAG's inputsSchema refers to itself without end"))
+    """Raise :class:`InvalidInputs` naming each place that breaks ``schema`` (JSON Schema 2020-12)."""
+    problems = [
+        Problem(f"inputs{problem.field}", problem.message)
+        for problem in problems_of(schema, inputs, most=_MAX_PROBLEMS)
+    ]
     if problems:
         raise InvalidInputs("the inputs do not match the DAG's inputsSchema", problems)
-
-
-def _collect(schema: JsonObject, inputs: JsonObject, problems: list[Problem]) -> None:
-    for error in Draft202012Validator(schema, registry=Registry()).iter_errors(inputs):
-        place = "inputs" + "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path
-        )
-        problems.append(Problem(place, error.message[:300]))
-        if len(problems) == _MAX_PROBLEMS:
-            return

@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema_rs import Draft202012Validator, ValidationError
 
+from shared.domain.json_schema import compile_schema
 from shared.domain.models import Json, JsonObject, Sha256
 from shared.errors import OrchestratorError, Problem
 from shared.plugins.contract import Plugin
@@ -99,9 +99,9 @@ class Catalog:
         if name in self._infos:
             raise CatalogError(f"plugin {name!r}: two installed packages offer it")
         try:
-            Draft202012Validator.check_schema(plugin.schema)
-        except SchemaError as error:
-            raise CatalogError(f"plugin {name!r}: its schema is no JSON Schema: {error.message}") from error
+            validator = compile_schema(plugin.schema, trusted=True)
+        except (ValidationError, ValueError) as error:
+            raise CatalogError(f"plugin {name!r}: its schema is no JSON Schema: {error}") from error
         info = PluginInfo(
             name=name,
             version=version,
@@ -110,7 +110,6 @@ class Catalog:
             needs_network=plugin.needs_network,
             retryable=plugin.retryable,
         )
-        validator = Draft202012Validator(plugin.schema)
         for uses in (name, f"{name}@{version}"):
             self._plugins[uses] = plugin
             self._infos[uses] = info
@@ -141,7 +140,7 @@ def _source_digest(plugin: Plugin) -> Sha256:
 
 
 def _problems(errors: Iterator[ValidationError]) -> list[Problem]:
-    return sorted(Problem(_path(e.absolute_path), _message(e)) for e in islice(errors, MAX_PROBLEMS))
+    return sorted(Problem(_path(e.instance_path), _message(e)) for e in islice(errors, MAX_PROBLEMS))
 
 
 def _path(parts: Iterable[str | int]) -> str:
@@ -155,7 +154,11 @@ def _message(error: ValidationError) -> str:
     """Say what is wrong without repeating a long value, which could also be a secret."""
     if len(error.message) <= MAX_MESSAGE:
         return error.message
-    return f"the value breaks the rule {error.validator!r} of the plugin's schema"
+    return f"the value breaks the rule {_keyword(error)!r} of the plugin's schema"
+
+
+def _keyword(error: ValidationError) -> str:
+    return str(error.schema_path[-1])
 
 
 def _hangs_on_expression(error: ValidationError) -> bool:
@@ -163,7 +166,7 @@ def _hangs_on_expression(error: ValidationError) -> bool:
     value = cast(Json, error.instance)
     if isinstance(value, str):
         return "${{" in value
-    return error.validator not in SHAPE_KEYWORDS and _has_expression(value)
+    return _keyword(error) not in SHAPE_KEYWORDS and _has_expression(value)
 
 
 def _has_expression(value: Json) -> bool:

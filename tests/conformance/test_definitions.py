@@ -9,20 +9,18 @@ from typing import NotRequired, TypedDict
 
 import pytest
 from _pytest.mark.structures import ParameterSet
-from jsonschema import Draft202012Validator
 
 from shared.domain.definition import build
+from shared.domain.json_schema import problems_of
 from shared.domain.models import DagSpec, JsonObject
 from shared.errors import DagCycle, InvalidDag, Problem, UnknownPlugin
 
 HERE = Path(__file__).parent
 CODES: dict[type[InvalidDag], str] = {DagCycle: "DAG_CYCLE", UnknownPlugin: "UNKNOWN_PLUGIN"}
-STRICT = Draft202012Validator(
-    {
-        "properties": {"argv": {"type": "array", "items": {"type": "string"}}},
-        "required": ["argv"],
-    }
-)
+STRICT: JsonObject = {
+    "properties": {"argv": {"type": "array", "items": {"type": "string"}}},
+    "required": ["argv"],
+}
 
 
 def _check_uses(uses: str, params: JsonObject) -> Sequence[Problem] | None:
@@ -31,10 +29,7 @@ def _check_uses(uses: str, params: JsonObject) -> Sequence[Problem] | None:
         return []
     if uses != "strict":
         return None
-    return [
-        Problem(error.json_path.removeprefix("$.").removeprefix("$"), "wrong")
-        for error in STRICT.iter_errors(params)
-    ]
+    return [Problem(p.field.removeprefix("."), "wrong") for p in problems_of(STRICT, params, most=10)]
 
 
 def _build(document: JsonObject) -> DagSpec:
