@@ -7,11 +7,12 @@ import time
 import pytest
 
 from shared.domain.inputs import check_inputs
+from shared.domain.models import JsonObject
 from shared.errors import InvalidInputs, Problem
 
 
 def test_each_place_is_named() -> None:
-    schema = {"properties": {"names": {"items": {"type": "string"}}}, "required": ["day"]}
+    schema: JsonObject = {"properties": {"names": {"items": {"type": "string"}}}, "required": ["day"]}
     with pytest.raises(InvalidInputs) as raised:
         check_inputs(schema, {"names": ["a", 7]})
     assert raised.value.problems == (
