@@ -1,9 +1,9 @@
-"""The sweeper's functions and fair dispatch."""
+"""The transitions as functions."""
 
 from shared.migrations.sql import run_sql_beside
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:

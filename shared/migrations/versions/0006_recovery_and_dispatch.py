@@ -1,9 +1,9 @@
-"""The transitions as functions."""
+"""The sweeper's functions and fair dispatch."""
 
 from shared.migrations.sql import run_sql_beside
 
-revision = "0003"
-down_revision = "0002"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:
