@@ -89,6 +89,8 @@ class Stack:
         tuned = {**postgres.SETTINGS, "max_connections": str(connections)}
         self._supervisor.keep(
             postgres.postgres_program(folder.cluster, sockets, account, tuned),
+            # Asked by somebody to end when its clients have gone, it would wait for ours for ever.
+            is_ending=lambda: postgres.is_stopping(folder.cluster),
             prepare=lambda: postgres.end_old_server(folder.cluster, sockets),
         )
 

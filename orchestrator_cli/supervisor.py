@@ -35,6 +35,7 @@ class _Kept:
 
     program: Program
     prepare: Callable[[], None]
+    is_ending: Callable[[], bool]
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float = 0.0
@@ -57,9 +58,17 @@ class Supervisor:
         self._stopping: list[subprocess.Popen[bytes]] = []
         self._on_start: Callable[[], None] = lambda: None
 
-    def keep(self, program: Program, prepare: Callable[[], None] = lambda: None) -> None:
-        """Start a program, and again whenever it ends; ``prepare`` runs before each start."""
-        self._kept[program.name] = _Kept(program=program, prepare=prepare)
+    def keep(
+        self,
+        program: Program,
+        prepare: Callable[[], None] = lambda: None,
+        is_ending: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Start a program, and again whenever it ends; ``prepare`` runs before each start.
+
+        One that says that it ``is_ending``, and is not told to, is made to end now.
+        """
+        self._kept[program.name] = _Kept(program=program, prepare=prepare, is_ending=is_ending)
         self._start_due()
 
     def call_on_start(self, callback: Callable[[], None]) -> None:
@@ -132,7 +141,12 @@ class Supervisor:
     def _tick(self) -> None:
         """Take note of what has ended, kill what that has orphaned, start what is due."""
         for name, kept in self._kept.items():
-            if kept.process is not None and kept.process.poll() is not None:
+            if kept.process is None:
+                continue
+            if kept.process.poll() is None:
+                if kept.is_ending():
+                    send(kept.process.pid, kept.program.stop_signal)
+            else:
                 status = kept.process.returncode
                 how = f"signal {-status}" if status < 0 else f"status {status}"
                 self._retry_later(kept, f"{name} ended with {how}")

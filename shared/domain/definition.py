@@ -164,9 +164,7 @@ def _check_step(step: StepSpec, place: str, rules: _Rules, findings: Findings) -
     """Check what a step asks of the installation, and give what its expressions read."""
     if step.pool not in rules.pools:
         findings.add(f"{place}.pool", f"there is no pool {_quoted(step.pool)}")
-    if not rules.all_storable and not _check_storable(
-        f"{place}.with", step.params, _DEPTH_OF_WITH, findings
-    ):
+    if not rules.all_storable and not _check_storable(f"{place}.with", step.params, _DEPTH_OF_WITH, findings):
         return []
     problems = rules.check_uses(step.uses, step.params)
     if problems is None:

@@ -28,6 +28,8 @@ DATABASE = "orch"
 SOCKET_NAME = ".s.PGSQL.5432"
 _INITDB_S = 120
 _OLD_SERVER_S = 8
+_STATUS_LINE = 7
+"""Of postmaster.pid, counted from 0."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -130,6 +132,15 @@ def is_ready(socket_folder: Path) -> bool:
     except psycopg2.OperationalError:
         return False
     return True
+
+
+def is_stopping(cluster: Path) -> bool:
+    """Tell whether the server takes no new connections, since it was asked to end."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().split("\n")
+    except FileNotFoundError:
+        return False
+    return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "stopping"
 
 
 def create_database(socket_folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 from typing import cast
 
 import psycopg2
@@ -63,32 +63,32 @@ class Site:
         pid = int(attempt["workerId"].rsplit("-", 2)[1])
         return next(name for name, worker in self.processes().items() if worker == pid)
 
-    def signal(self, name: str, number: signal.Signals) -> int:
+    def signal(self, name: str, number: Signals) -> int:
         """Send a signal to one of the programs; give its pid."""
         pid = self.processes()[name]
         os.kill(pid, number)
         return pid
 
-    def kill_and_await_next(self, name: str) -> None:
-        """Kill a program as a crash would, and wait until the supervisor has started it again."""
-        dead = self.signal(name, signal.SIGKILL)
+    def kill_and_await_next(self, name: str, number: Signals = SIGKILL) -> None:
+        """End a program, by default as a crash would, and wait until the supervisor has started it again."""
+        dead = self.signal(name, number)
         eventually(lambda: self.processes().get(name, dead) != dead, within=20)
 
     def kill_with_all_below(self, name: str) -> None:
         """Kill a program, and wait until its children have noticed and are gone, too."""
         pid = self.processes()[name]
         tree = {each: start_ticks(each) for each in (pid, *descendants(pid))}
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         eventually(lambda: not alive(tree))
 
     @contextmanager
     def supervisor_frozen(self) -> Iterator[None]:
         """Keep what dies within the block from being started again before its end."""
-        os.kill(self.stack.supervisor_pid, signal.SIGSTOP)
+        os.kill(self.stack.supervisor_pid, SIGSTOP)
         try:
             yield
         finally:
-            os.kill(self.stack.supervisor_pid, signal.SIGCONT)
+            os.kill(self.stack.supervisor_pid, SIGCONT)
 
     def redis(self) -> redis.Redis:
         """Open a client to the stack's Redis."""
