@@ -130,13 +130,13 @@ def cancel(db: Database, tenant: TenantId, run_id: RunId, *, reason: str | None)
     Idempotent. Raises :class:`RunNotFound`, and :class:`RunAlreadyFinished` for a
     run that completed or failed.
     """
-    with db.transaction(tenant) as cur:
+    with db.statement(tenant) as cur:
         status = store.cancel(cur, tenant, run_id, reason)
-        if status is None:
-            raise RunNotFound(f"no run {run_id}")
-        if status in (RunStatus.COMPLETED, RunStatus.FAILED):
-            raise RunAlreadyFinished(f"run {run_id} has {status}")
-        return _get(cur, tenant, run_id), Change(accepted=True, run_ended=status.is_terminal)
+    if status is None:
+        raise RunNotFound(f"no run {run_id}")
+    if status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        raise RunAlreadyFinished(f"run {run_id} has {status}")
+    return get(db, tenant, run_id), Change(accepted=True, run_ended=status.is_terminal)
 
 
 def _get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run:
