@@ -80,10 +80,8 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.DagDisabled: Meaning(status=409, code="DAG_DISABLED"),
         errors.RunTokenConflict: Meaning(status=409, code="RUN_TOKEN_CONFLICT"),
         errors.RunAlreadyFinished: Meaning(status=409, code="RUN_ALREADY_FINISHED"),
-        # No caller can bring these three about: the workers' guards raise them, so here they are bugs.
+        # Only its kinds are raised: one without a code of its own is a bug.
         errors.Conflict: INTERNAL,
-        errors.IllegalTransition: INTERNAL,
-        errors.StaleAttempt: INTERNAL,
         ArtifactCorrupt: INTERNAL,
         CatalogError: INTERNAL,
         BodyTooLarge: Meaning(status=413, code="BODY_TOO_LARGE"),

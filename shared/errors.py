@@ -135,14 +135,6 @@ class RunAlreadyFinished(Conflict):
     """The run completed or failed; it cannot be cancelled."""
 
 
-class IllegalTransition(Conflict):
-    """A change of state that the table of transitions does not have."""
-
-
-class StaleAttempt(Conflict):
-    """A write by an attempt that no longer holds its step."""
-
-
 class LimitExceeded(OrchestratorError):
     """Something is larger, or more often, than the installation allows."""
 
