@@ -5,12 +5,12 @@ from __future__ import annotations
 from flask import Flask, Response, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from orchestrator_api import context, errors, query, routes
+from orchestrator_api import context, errors, idempotency, query, routes
 from orchestrator_api.auth import TENANT_HEADER, Caller, TokenVerifier, authorize
 from orchestrator_api.parts import Parts, attach
 from orchestrator_api.routes import Route
 from orchestrator_api.trace import trace_of
-from shared.errors import Unauthenticated
+from shared.errors import Unauthenticated, Unavailable
 
 
 def create_app(parts: Parts) -> Flask:
@@ -32,8 +32,14 @@ def create_app(parts: Parts) -> Flask:
             _refuse_other_types(route)
             query.refuse_others(request.args, route.query)
 
+    def finish(response: Response) -> Response:
+        route = by_endpoint.get(request.endpoint or "")
+        if route is not None and route.action is not None and not context.is_audited():
+            response = _audited(route.action, response)
+        return _with_headers(response)
+
     app.before_request(check)
-    app.after_request(_finish)
+    app.after_request(finish)
     return app
 
 
@@ -52,6 +58,7 @@ def _admitted(route: Route, tokens: TokenVerifier) -> Caller | None:
             return None
         raise Unauthenticated("send Authorization: Bearer <JWT>")
     principal = tokens.principal(authorization)
+    context.identify(principal)
     caller = authorize(principal, request.headers.get(TENANT_HEADER), route.access)
     bind_contextvars(tenant=caller.tenant)
     return caller
@@ -63,7 +70,21 @@ def _refuse_other_types(route: Route) -> None:
         raise errors.NotAcceptable("this route answers with application/json")
 
 
-def _finish(response: Response) -> Response:
+def _audited(action: str, response: Response) -> Response:
+    """Put a call that was refused before its handler into the audit trail, or refuse it for want of that.
+
+    Failures changed nothing, and a flood of calls over a limit must not become a flood of rows.
+    """
+    if response.status_code >= 500 or response.status_code in (401, 429):
+        return response
+    try:
+        idempotency.note_refusal(action, response)
+    except Unavailable as error:
+        return errors.refusal(error)
+    return response
+
+
+def _with_headers(response: Response) -> Response:
     response.headers["X-Trace-Id"] = context.trace_id()
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")

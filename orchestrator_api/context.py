@@ -6,14 +6,57 @@ from typing import cast
 
 from flask import g
 
-from orchestrator_api.auth import Caller
+from orchestrator_api.auth import Caller, Principal
 from orchestrator_api.trace import Trace
 from shared.domain.models import TenantId
 
+PREFIX = "/api/v1/orchestrator"
+"""What every path of the API begins with."""
+
 
 def begin(trace: Trace) -> None:
-    """Put the request under ``trace``."""
+    """Put the request under ``trace``; nothing more is known of it yet."""
     g.trace = trace
+    g.principal = None
+    g.caller = None
+    g.audited = False
+
+
+def identify(principal: Principal) -> None:
+    """Record whose token came with this request, whatever it may turn out to allow."""
+    g.principal = principal
+
+
+def principal() -> Principal:
+    """Give whose token came with this request."""
+    known = cast("Principal | None", g.principal)
+    if known is None:
+        raise LookupError("the request is anonymous")
+    return known
+
+
+def tenant_to_blame() -> TenantId | None:
+    """Give the tenant in whose audit trail a refusal of this request belongs.
+
+    That is the tenant it acts for or, where it may not act for the one it named, the
+    first of its token's own. ``None``: nobody is known to have made it.
+    """
+    who, known = cast("Principal | None", g.principal), caller()
+    if who is None:
+        return None
+    if known is not None and known.tenant is not None:
+        return known.tenant
+    return min(who.tenants, default=None)
+
+
+def audited() -> None:
+    """Record that the audit trail has its line of this request."""
+    g.audited = True
+
+
+def is_audited() -> bool:
+    """Tell whether the audit trail has its line of this request."""
+    return bool(g.audited)
 
 
 def trace_id() -> str:

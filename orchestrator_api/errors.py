@@ -50,6 +50,12 @@ class Meaning:
     retry_after_seconds: int | None = None
 
 
+class Refusal(Response):
+    """The answer to a request that was refused, or failed."""
+
+    error_code: str
+
+
 INTERNAL = Meaning(status=500, code="INTERNAL")
 
 MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
@@ -57,9 +63,11 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.OrchestratorError: INTERNAL,
         errors.InvalidInput: Meaning(status=422, code="VALIDATION_FAILED"),
         errors.InvalidArgument: Meaning(status=400, code="INVALID_ARGUMENT"),
+        errors.IdempotencyKeyRequired: Meaning(status=400, code="IDEMPOTENCY_KEY_REQUIRED"),
         errors.InvalidPageToken: Meaning(status=400, code="INVALID_PAGE_TOKEN"),
         InvalidJson: Meaning(status=400, code="INVALID_JSON"),
         errors.InvalidInputs: Meaning(status=422, code="INPUTS_INVALID"),
+        errors.IdempotencyKeyReused: Meaning(status=422, code="IDEMPOTENCY_KEY_REUSED"),
         errors.InvalidDag: Meaning(status=422, code="VALIDATION_FAILED"),
         errors.DagCycle: Meaning(status=422, code="DAG_CYCLE"),
         errors.UnknownStep: Meaning(status=422, code="VALIDATION_FAILED"),
@@ -80,6 +88,9 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.DagDisabled: Meaning(status=409, code="DAG_DISABLED"),
         errors.RunTokenConflict: Meaning(status=409, code="RUN_TOKEN_CONFLICT"),
         errors.RunAlreadyFinished: Meaning(status=409, code="RUN_ALREADY_FINISHED"),
+        errors.IdempotencyInProgress: Meaning(
+            status=409, code="IDEMPOTENCY_IN_PROGRESS", retry_after_seconds=1
+        ),
         # Only its kinds are raised: one without a code of its own is a bug.
         errors.Conflict: INTERNAL,
         ArtifactCorrupt: INTERNAL,
@@ -118,7 +129,7 @@ def meaning_of(kind: type[errors.OrchestratorError]) -> Meaning:
 
 def install(app: Flask) -> None:
     """Answer every failure of ``app`` with the envelope."""
-    app.register_error_handler(errors.OrchestratorError, _refuse)
+    app.register_error_handler(errors.OrchestratorError, refusal)
     app.register_error_handler(HTTPException, _refuse_by_router)
     app.register_error_handler(Exception, _fail)
 
@@ -129,7 +140,19 @@ def unavailable(message: str, body: Mapping[str, object]) -> Response:
     return _answer(meaning, {**body, **_envelope(meaning.code, message, ())})
 
 
-def _refuse(error: errors.OrchestratorError) -> Response:
+def is_settled(error: errors.OrchestratorError) -> bool:
+    """Tell whether the same call can only be answered the same way again: no failure, and no "try later"."""
+    meaning = meaning_of(type(error))
+    return meaning.status < 500 and meaning.retry_after_seconds is None
+
+
+def code_of(response: Response) -> str | None:
+    """Give the code of a refusal that was made here; ``None`` for a success."""
+    return response.error_code if isinstance(response, Refusal) else None
+
+
+def refusal(error: errors.OrchestratorError) -> Response:
+    """Make the answer to a request that an error refuses."""
     meaning = meaning_of(type(error))
     if meaning is INTERNAL:
         return _fail(error)
@@ -176,7 +199,8 @@ def _envelope(code: str, message: str, problems: tuple[errors.Problem, ...]) -> 
 
 def _answer(meaning: Meaning, body: Mapping[str, object]) -> Response:
     text = json.dumps(body, separators=(",", ":"))
-    response = Response(text, status=meaning.status, content_type=JSON_TYPE)
+    response = Refusal(text, status=meaning.status, content_type=JSON_TYPE)
+    response.error_code = meaning.code
     if meaning.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(meaning.retry_after_seconds)
     return response

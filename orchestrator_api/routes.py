@@ -9,9 +9,9 @@ from flask import Flask, Response
 from werkzeug.routing import BaseConverter
 
 from orchestrator_api.auth import Access, Scope
+from orchestrator_api.context import PREFIX
+from orchestrator_api.idempotency import changing
 from orchestrator_api.resources import artifacts, dags, health, plugins, runs, steps
-
-PREFIX = "/api/v1/orchestrator"
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
@@ -23,7 +23,11 @@ _PAGE = frozenset({"page_size", "page_token"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method on a path. ``query`` names all its parameters; ``any_type``: the answer may be no JSON."""
+    """A method on a path. ``query`` names all its parameters; ``any_type``: the answer may be no JSON.
+
+    ``action`` names the change that the call asks for, as the audit trail has it; such a call needs an
+    idempotency key. ``None``: it changes nothing.
+    """
 
     method: str
     path: str
@@ -31,6 +35,7 @@ class Route:
     access: Access
     query: frozenset[str] = frozenset()
     any_type: bool = False
+    action: str | None = None
 
     @property
     def endpoint(self) -> str:
@@ -39,7 +44,7 @@ class Route:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(method="POST", path="/dags", view=dags.publish, access=ADMIN),
+    Route(method="POST", path="/dags", view=dags.publish, access=ADMIN, action="dag.publish"),
     Route(
         method="GET",
         path="/dags",
@@ -48,10 +53,22 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"dagId", "active"},
     ),
     Route(method="GET", path="/dags/<part:dag_id>/<part:version>", view=dags.get, access=READ),
-    Route(method="POST", path="/dags/<part:dag_id>/<part:version>:disable", view=dags.disable, access=ADMIN),
-    Route(method="POST", path="/dags/<part:dag_id>/<part:version>:enable", view=dags.enable, access=ADMIN),
+    Route(
+        method="POST",
+        path="/dags/<part:dag_id>/<part:version>:disable",
+        view=dags.disable,
+        access=ADMIN,
+        action="dag.disable",
+    ),
+    Route(
+        method="POST",
+        path="/dags/<part:dag_id>/<part:version>:enable",
+        view=dags.enable,
+        access=ADMIN,
+        action="dag.enable",
+    ),
     Route(method="GET", path="/plugins", view=plugins.list_plugins, access=READ),
-    Route(method="POST", path="/runs", view=runs.start, access=WRITE),
+    Route(method="POST", path="/runs", view=runs.start, access=WRITE, action="run.start"),
     Route(
         method="GET",
         path="/runs",
@@ -60,7 +77,13 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"dagId", "status", "from", "to"},
     ),
     Route(method="GET", path="/runs/<part:run_id>", view=runs.get, access=READ),
-    Route(method="POST", path="/runs/<part:run_id>:cancel", view=runs.cancel, access=WRITE),
+    Route(
+        method="POST",
+        path="/runs/<part:run_id>:cancel",
+        view=runs.cancel,
+        access=WRITE,
+        action="run.cancel",
+    ),
     Route(method="GET", path="/runs/<part:run_id>/steps", view=steps.list_steps, access=READ, query=_PAGE),
     Route(method="GET", path="/runs/<part:run_id>/steps/<part:step_id>", view=steps.get, access=READ),
     Route(method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True),
@@ -82,9 +105,8 @@ def install(app: Flask) -> dict[str, Route]:
     """Give ``app`` the routes of the table; return them by endpoint."""
     app.url_map.converters["part"] = _Part
     for route in ROUTES:
-        app.add_url_rule(
-            PREFIX + route.path, endpoint=route.endpoint, view_func=route.view, methods=[route.method]
-        )
+        view = route.view if route.action is None else changing(route.action, route.view)
+        app.add_url_rule(PREFIX + route.path, endpoint=route.endpoint, view_func=view, methods=[route.method])
     return {route.endpoint: route for route in ROUTES}
 
 

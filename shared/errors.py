@@ -34,6 +34,10 @@ class InvalidArgument(InvalidInput):
     """A query parameter, path part or header breaks a rule."""
 
 
+class IdempotencyKeyRequired(InvalidArgument):
+    """A call that changes something came without an idempotency key."""
+
+
 class InvalidPageToken(InvalidArgument):
     """A page token that we did not make for this tenant, endpoint and these filters."""
 
@@ -133,6 +137,14 @@ class RunTokenConflict(Conflict):
 
 class RunAlreadyFinished(Conflict):
     """The run completed or failed; it cannot be cancelled."""
+
+
+class IdempotencyInProgress(Conflict):
+    """The first call with this idempotency key is still being served."""
+
+
+class IdempotencyKeyReused(InvalidInput):
+    """The idempotency key was used for a call with another body."""
 
 
 class LimitExceeded(OrchestratorError):

@@ -13,6 +13,11 @@ _VARIANT = 0b10 << 62
 
 
 def new_run_id() -> RunId:
+    """Draw the id of a run."""
+    return RunId(uuid7())
+
+
+def uuid7() -> UUID:
     """Draw a UUIDv7 (RFC 9562): 48 bits of Unix time in milliseconds, then 74 random bits.
 
     The random bits come from the kernel at each call, so that processes that
@@ -22,4 +27,4 @@ def new_run_id() -> RunId:
     random = int.from_bytes(os.urandom(10), "big")
     high = (random >> 62) & 0xFFF
     low = random & ((1 << 62) - 1)
-    return RunId(UUID(int=milliseconds << 80 | _VERSION_7 | high << 64 | _VARIANT | low))
+    return UUID(int=milliseconds << 80 | _VERSION_7 | high << 64 | _VARIANT | low)

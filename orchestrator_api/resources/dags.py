@@ -7,8 +7,9 @@ from typing import cast
 
 from flask import Response, request, url_for
 
-from orchestrator_api import json_body, query, render
-from orchestrator_api.context import subject, tenant
+from orchestrator_api import query, render
+from orchestrator_api.context import PREFIX, subject, tenant
+from orchestrator_api.idempotency import Call
 from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
@@ -20,15 +21,16 @@ from shared.domain.models import DagVersion, JsonObject
 from shared.services import dags
 
 
-def publish() -> Response:
+def publish(call: Call) -> Response:
     """Record a version of a DAG for good: 201, or 200 when it was recorded before."""
-    body, _ = json_body.receive(request)
-    document = dag_document(body)
+    document = dag_document(call.body)
     signature = cast("JsonObject | None", document.get("signature"))
     unsigned = {name: member for name, member in document.items() if name != "signature"}
     spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools)
-    dag, created = dags.publish(parts().db, tenant(), spec, signature=signature, created_by=subject())
-    headers = {"Location": url_for("dags.get", dag_id=dag.dag_id, version=dag.version), "ETag": _etag(dag)}
+    dag, created = dags.publish(call.db, tenant(), spec, signature=signature, created_by=subject())
+    location = url_for("dags.get", dag_id=dag.dag_id, version=dag.version)
+    call.about = location.removeprefix(PREFIX)
+    headers = {"Location": location, "ETag": _etag(dag)}
     return answer(render.dag_summary(dag), 201 if created else 200, headers)
 
 
@@ -58,21 +60,21 @@ def get(dag_id: str, version: str) -> Response:
     return response
 
 
-def disable(dag_id: str, version: str) -> Response:
+def disable(call: Call, dag_id: str, version: str) -> Response:
     """Let a version take no new runs."""
-    return _set_active(dag_id, version, active=False)
+    return _set_active(call, dag_id, version, active=False)
 
 
-def enable(dag_id: str, version: str) -> Response:
+def enable(call: Call, dag_id: str, version: str) -> Response:
     """Let a version take new runs again."""
-    return _set_active(dag_id, version, active=True)
+    return _set_active(call, dag_id, version, active=True)
 
 
-def _set_active(dag_id: str, version: str, *, active: bool) -> Response:
+def _set_active(call: Call, dag_id: str, version: str, *, active: bool) -> Response:
     of, at = query.dag_id("dagId", dag_id), query.version("version", version)
-    body, _ = json_body.receive(request)
-    nothing(body)
-    dag = dags.set_active(parts().db, tenant(), of, at, active=active)
+    call.about = f"/dags/{of}/{at}"
+    nothing(call.body)
+    dag = dags.set_active(call.db, tenant(), of, at, active=active)
     return answer(render.dag_summary(dag), headers={"ETag": _etag(dag)})
 
 

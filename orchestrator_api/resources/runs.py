@@ -8,8 +8,9 @@ from uuid import UUID
 
 from flask import Response, request, url_for
 
-from orchestrator_api import json_body, query, render
-from orchestrator_api.context import subject, tenant, trace_id
+from orchestrator_api import query, render
+from orchestrator_api.context import PREFIX, subject, tenant, trace_id
+from orchestrator_api.idempotency import Call
 from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
@@ -20,11 +21,11 @@ from shared.domain.states import RunStatus
 from shared.services import runs
 
 
-def start() -> Response:
+def start(call: Call) -> Response:
     """Start a run: 201, or 200 with the first run when its run token was used before."""
-    wanted = start_run(*json_body.receive(request))
+    wanted = start_run(call.body, call.body_bytes)
     run, created, change = runs.start(
-        parts().db,
+        call.db,
         tenant(),
         dag_id=wanted.dag_id,
         version=wanted.version,
@@ -33,9 +34,10 @@ def start() -> Response:
         trace_id=trace_id(),
         created_by=subject(),
     )
-    parts().follow(tenant(), run.run_id, change)
-    headers = {"Location": url_for("runs.get", run_id=run.run_id)}
-    return answer(render.run_started(run), 201 if created else 200, headers)
+    call.after_commit.append(lambda: parts().follow(tenant(), run.run_id, change))
+    location = url_for("runs.get", run_id=run.run_id)
+    call.about = location.removeprefix(PREFIX)
+    return answer(render.run_started(run), 201 if created else 200, {"Location": location})
 
 
 def list_runs() -> Response:
@@ -68,10 +70,11 @@ def get(run_id: str) -> Response:
     return answer({**render.run(run), "steps": [render.step_summary(step) for step in steps]})
 
 
-def cancel(run_id: str) -> Response:
+def cancel(call: Call, run_id: str) -> Response:
     """Ask for a run to be cancelled. Asking again changes nothing."""
     of = query.run_id("runId", run_id)
-    reason = cancel_reason(json_body.receive(request)[0])
-    run, change = runs.cancel(parts().db, tenant(), of, reason=reason)
-    parts().follow(tenant(), of, change)
+    call.about = f"/runs/{of}"
+    call.reason = cancel_reason(call.body)
+    run, change = runs.cancel(call.db, tenant(), of, reason=call.reason)
+    call.after_commit.append(lambda: parts().follow(tenant(), of, change))
     return answer(render.run(run), 202)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import NewType
 from uuid import UUID
 
@@ -149,6 +150,35 @@ class Attempt:
     error_message: str | None
     logs_ref: Sha256 | None
     outputs_hash: Sha256 | None
+
+
+class AuditOutcome(StrEnum):
+    """What became of a call that asked for a change."""
+
+    ACCEPTED = "accepted"
+    REPLAYED = "replayed"
+    """The same call had been made before: it got the same answer, and nothing was changed."""
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """Who asked for which change of what, why, and what became of it.
+
+    ``object`` is the path of what was to change (``/runs/<id>``). ``at_utc`` is ``None``
+    before it is recorded. ``code`` is that of the refusal.
+    """
+
+    audit_id: UUID
+    at_utc: datetime | None
+    subject: str
+    action: str
+    object: str
+    reason: str | None
+    trace_id: str
+    outcome: AuditOutcome
+    status: int
+    code: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

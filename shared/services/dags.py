@@ -5,11 +5,11 @@ from __future__ import annotations
 from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, TenantId
 from shared.errors import DagNotFound, DagVersionConflict
 from shared.store import dags as store
-from shared.store.db import Database
+from shared.store.db import Transactions
 
 
 def publish(
-    db: Database, tenant: TenantId, spec: DagSpec, *, signature: JsonObject | None, created_by: str
+    db: Transactions, tenant: TenantId, spec: DagSpec, *, signature: JsonObject | None, created_by: str
 ) -> tuple[DagVersion, bool]:
     """Record a version; the flag tells whether it is new. What comes back is without the definition.
 
@@ -30,14 +30,14 @@ def publish(
     return recorded, dag_version_id is not None
 
 
-def get(db: Database, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion:
+def get(db: Transactions, tenant: TenantId, dag_id: DagId, version: str) -> DagVersion:
     """Read one version with its definition, or raise :class:`DagNotFound`."""
     with db.statement(tenant) as cur:
         return _found(store.get_version(cur, tenant, dag_id, version), dag_id, version)
 
 
 def list_page(
-    db: Database,
+    db: Transactions,
     tenant: TenantId,
     *,
     dag_id: DagId | None,
@@ -53,7 +53,9 @@ def list_page(
         return store.list_versions(cur, tenant, dag_id=dag_id, active=active, after=after, limit=limit)
 
 
-def set_active(db: Database, tenant: TenantId, dag_id: DagId, version: str, *, active: bool) -> DagVersion:
+def set_active(
+    db: Transactions, tenant: TenantId, dag_id: DagId, version: str, *, active: bool
+) -> DagVersion:
     """Enable or disable a version for new runs; idempotent. Gives it without the definition."""
     with db.transaction(tenant) as cur:
         store.set_active(cur, tenant, dag_id, version, active=active)

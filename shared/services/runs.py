@@ -13,13 +13,13 @@ from shared.ids import new_run_id
 from shared.store import dags, steps
 from shared.store import runs as store
 from shared.store.dags import Startable
-from shared.store.db import Cursor, Database
+from shared.store.db import Cursor, Transactions
 
 _MAX_STEPS = 10_000
 
 
 def start(
-    db: Database,
+    db: Transactions,
     tenant: TenantId,
     *,
     dag_id: DagId,
@@ -85,13 +85,13 @@ def _replay(first: Run, dag_id: DagId, inputs_hash: Sha256) -> Run:
     return first
 
 
-def get(db: Database, tenant: TenantId, run_id: RunId) -> Run:
+def get(db: Transactions, tenant: TenantId, run_id: RunId) -> Run:
     """Read one run, or raise :class:`RunNotFound`."""
     with db.statement(tenant) as cur:
         return _get(cur, tenant, run_id)
 
 
-def get_with_steps(db: Database, tenant: TenantId, run_id: RunId) -> tuple[Run, list[Step]]:
+def get_with_steps(db: Transactions, tenant: TenantId, run_id: RunId) -> tuple[Run, list[Step]]:
     """Read a run and all its steps, as of about one moment."""
     with db.transaction(tenant) as cur:
         # The run first: its steps are then at least as far as it says.
@@ -100,7 +100,7 @@ def get_with_steps(db: Database, tenant: TenantId, run_id: RunId) -> tuple[Run, 
 
 
 def list_page(
-    db: Database,
+    db: Transactions,
     tenant: TenantId,
     *,
     dag_id: DagId | None,
@@ -124,7 +124,7 @@ def list_page(
         )
 
 
-def cancel(db: Database, tenant: TenantId, run_id: RunId, *, reason: str | None) -> tuple[Run, Change]:
+def cancel(db: Transactions, tenant: TenantId, run_id: RunId, *, reason: str | None) -> tuple[Run, Change]:
     """Request a cancellation: what has not begun is cancelled at once, what runs is told to stop.
 
     Idempotent. Raises :class:`RunNotFound`, and :class:`RunAlreadyFinished` for a

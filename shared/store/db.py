@@ -11,7 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol
 
 import psycopg2
@@ -50,6 +50,13 @@ class Cursor(Protocol):
     def fetchall(self) -> list[Row]: ...
 
 
+class Transactions(Protocol):
+    """Where a service's verb runs: in a transaction of its own, or joined to one that is open."""
+
+    def statement(self, tenant: TenantId | None) -> AbstractContextManager[Cursor]: ...
+    def transaction(self, tenant: TenantId | None) -> AbstractContextManager[Cursor]: ...
+
+
 class _Scoped:
     """A cursor that opens its transaction and names the tenant in the message of the first query."""
 
@@ -68,6 +75,45 @@ class _Scoped:
 
     def fetchall(self) -> list[Row]:
         return self._cursor.fetchall()
+
+
+class Joined:
+    """An open transaction, for verbs that are to commit with it, or not at all.
+
+    What they do can be undone by itself (``undo``): it lies behind a savepoint, which
+    goes out with their first query.
+    """
+
+    _SAVEPOINT = "SAVEPOINT joined; "
+
+    def __init__(self, cur: Cursor, tenant: TenantId) -> None:
+        self._cur = cur
+        self._tenant = tenant
+        self._prefix = self._SAVEPOINT
+
+    def execute(self, query: str, params: Mapping[str, object] | None = None) -> None:
+        self._cur.execute(self._prefix + query, params)
+        self._prefix = ""
+
+    def fetchone(self) -> Row | None:
+        return self._cur.fetchone()
+
+    def fetchall(self) -> list[Row]:
+        return self._cur.fetchall()
+
+    @contextmanager
+    def statement(self, tenant: TenantId | None) -> Iterator[Cursor]:
+        """Lend the open transaction, which must be the tenant's."""
+        if tenant != self._tenant:
+            raise LookupError("the open transaction is another tenant's")
+        yield self
+
+    transaction = statement
+
+    def undo(self) -> None:
+        """Undo what was done through this, and nothing else of the transaction."""
+        if not self._prefix:
+            self._cur.execute("ROLLBACK TO SAVEPOINT joined")
 
 
 class Database:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
@@ -75,6 +75,8 @@ class Api:
     ) -> TestResponse:
         """Call a path below the prefix."""
         sent = dict(headers or {})
+        if method in ("POST", "PUT"):
+            sent.setdefault("Idempotency-Key", str(uuid4()))
         if self.token is not None:
             sent.setdefault("Authorization", f"Bearer {self.token}")
         if self.tenant is not None:

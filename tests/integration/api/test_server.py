@@ -138,11 +138,13 @@ def test_what_is_no_request_is_refused_in_the_envelope(web: Web, request_bytes: 
 def test_a_chunked_body_is_bounded_and_a_broken_one_refused(web: Web) -> None:
     pieces = (b" " * 1_000_000 for _ in range(json_body.MAX_BODY_BYTES // 1_000_000 + 1))
     with web.client() as client:
-        large = client.post("/runs", content=pieces, headers={"Content-Type": "application/json"})
+        large = client.post(
+            "/runs", content=pieces, headers={"Content-Type": "application/json", "Idempotency-Key": "k"}
+        )
         assert (large.status_code, large.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
     broken = web.raw(
         f"POST {BASE}/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {web.token}\r\n"
-        "X-Stella-Tenant: acme\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        "X-Stella-Tenant: acme\r\nIdempotency-Key: k2\r\nContent-Type: application/json\r\nConnection: close\r\n"
         "Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
     )
     assert b" 400 " in broken.partition(b"\r\n")[0]
