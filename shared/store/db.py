@@ -116,6 +116,29 @@ class Joined:
             self._cur.execute("ROLLBACK TO SAVEPOINT joined")
 
 
+class Snapshot(_Scoped):
+    """A read-only transaction that sees one moment, and can read what is too large to hold."""
+
+    _cursors = 0
+
+    def stream(
+        self, query: str, params: Mapping[str, object] | None = None, *, batch: int = 500
+    ) -> Iterator[Row]:
+        """Give the rows of a query from a cursor on the server, ``batch`` of them in memory at a time.
+
+        Any number may be read in turns.
+        """
+        self._cursors += 1
+        name = f"stream_{self._cursors}"
+        self.execute(f"DECLARE {name} NO SCROLL CURSOR FOR {query}", params)
+        while rows := self._fetch(name, batch):
+            yield from rows
+
+    def _fetch(self, name: str, batch: int) -> list[Row]:
+        self.execute(f"FETCH FORWARD {batch} FROM {name}")
+        return self.fetchall()
+
+
 class Database:
     """A bounded set of connections in one role; fork-safe, thread-safe, opened when first used."""
 
@@ -155,6 +178,21 @@ class Database:
                 raise
             if scoped.used:
                 cursor.execute("COMMIT")
+
+    @contextmanager
+    def snapshot(self, tenant: TenantId | None) -> Iterator[Snapshot]:
+        """Lend a view of one moment, for as long as a slow reader takes; nothing can be written in it."""
+        begin = (
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+            " SET LOCAL idle_in_transaction_session_timeout = '120s'; "
+        )
+        with self._connection() as connection, connection.cursor() as cursor:
+            snapshot = Snapshot(cursor, self._opening(begin, cursor, tenant))
+            try:
+                yield snapshot
+            finally:
+                if snapshot.used and not connection.closed:
+                    cursor.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the idle connections of this process."""

@@ -144,7 +144,8 @@ def test_a_chunked_body_is_bounded_and_a_broken_one_refused(web: Web) -> None:
         assert (large.status_code, large.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
     broken = web.raw(
         f"POST {BASE}/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {web.token}\r\n"
-        "X-Stella-Tenant: acme\r\nIdempotency-Key: k2\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        "X-Stella-Tenant: acme\r\nIdempotency-Key: k2\r\nContent-Type: application/json\r\n"
+        "Connection: close\r\n"
         "Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
     )
     assert b" 400 " in broken.partition(b"\r\n")[0]
