@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import orjson
 from flask import Response, request
@@ -49,7 +50,7 @@ def changing(action: str, view: Callable[..., Response]) -> Callable[..., Respon
     """Make the handler ``view`` of a call that changes something into one that is served once."""
 
     def serve(**path: str) -> Response:
-        call = CallKey(key=_key(), method=request.method, path=request.path)
+        call = CallKey(key=_key(), method=request.method, path=_writable(request.path))
         body, size = json_body.receive(request)
         after_commit: list[Callable[[], None]] = []
         with calls.once(parts().db, context.tenant(), call, _fingerprint(body)) as once:
@@ -124,7 +125,7 @@ def _entry(
 ) -> AuditEntry:
     return AuditEntry(
         audit_id=uuid7(),
-        at_utc=None,
+        at_utc=datetime.now(UTC),
         subject=context.principal().subject,
         action=action,
         object=about,
@@ -137,6 +138,10 @@ def _entry(
 
 
 def _object() -> str:
-    """Name what a call is about by its path below the prefix, as text that PostgreSQL can hold."""
-    rule = request.path.removeprefix(context.PREFIX)
-    return _UNWRITABLE.sub("\ufffd", rule)[:_MAX_OBJECT_CHARS]
+    """Name what a call is about by its path below the prefix."""
+    return _writable(request.path.removeprefix(context.PREFIX))[:_MAX_OBJECT_CHARS]
+
+
+def _writable(path: str) -> str:
+    """Give a path as text that PostgreSQL can hold and a log can show; one that is changed names nothing."""
+    return _UNWRITABLE.sub("\ufffd", path)

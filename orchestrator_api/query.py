@@ -20,6 +20,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
+_ACTION = re.compile(r"[a-z]{1,32}\.[a-z]{1,32}")
 _PAGE_SIZE = re.compile(r"[0-9]{1,3}")
 
 T = TypeVar("T")
@@ -84,6 +85,13 @@ def sha256(name: str, text: str) -> Sha256:
     if _HASH.fullmatch(text) is None:
         raise _refusal(name, "must be 64 lowercase hex digits")
     return Sha256(text)
+
+
+def action(name: str, text: str) -> str:
+    """Read the name of a change, as the audit trail has it."""
+    if _ACTION.fullmatch(text) is None:
+        raise _refusal(name, f"must match ^{_ACTION.pattern}$")
+    return text
 
 
 def flag(name: str, text: str) -> bool:

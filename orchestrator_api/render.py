@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from shared.domain.models import Attempt, DagVersion, Run, Step
+from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step
 from shared.plugins import PluginInfo
 from shared.services.health import Queue
 
@@ -122,6 +122,22 @@ def _duration_ms(attempt: Attempt) -> int | None:
     if attempt.ended_utc is None:
         return None
     return round((attempt.ended_utc - attempt.started_utc).total_seconds() * 1_000)
+
+
+def audit(entry: AuditEntry) -> Shape:
+    """Write a line of the audit trail."""
+    return {
+        "auditId": str(entry.audit_id),
+        "atUtc": time(entry.at_utc),
+        "subject": entry.subject,
+        "action": entry.action,
+        "object": entry.object,
+        "reason": entry.reason,
+        "traceId": entry.trace_id,
+        "outcome": entry.outcome,
+        "status": entry.status,
+        "code": entry.code,
+    }
 
 
 def plugin(info: PluginInfo) -> Shape:

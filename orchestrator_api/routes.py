@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter
 from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
-from orchestrator_api.resources import artifacts, dags, health, plugins, runs, steps
+from orchestrator_api.resources import artifacts, audit, dags, health, plugins, runs, steps
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
@@ -87,6 +87,13 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/runs/<part:run_id>/steps", view=steps.list_steps, access=READ, query=_PAGE),
     Route(method="GET", path="/runs/<part:run_id>/steps/<part:step_id>", view=steps.get, access=READ),
     Route(method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True),
+    Route(
+        method="GET",
+        path="/admin/audit",
+        view=audit.list_audit,
+        access=ADMIN,
+        query=_PAGE | {"action", "from", "to"},
+    ),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
 )
 

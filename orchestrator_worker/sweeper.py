@@ -22,7 +22,7 @@ from shared.log import configure_logging
 from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
 from shared.messaging.complaint import Complaint
-from shared.services import dispatch, recovery, workers
+from shared.services import calls, dispatch, recovery, workers
 from shared.services.recovery import Backlog, Doorbell
 from shared.store.db import Database
 
@@ -137,9 +137,11 @@ class Sweeper:
         )
 
     def _keep_house(self) -> None:
-        """Forget workers that are long gone."""
+        """Forget workers that are long gone, and idempotency keys that have expired."""
         if self._rounds % HOUSEKEEPING_EVERY_ROUNDS == 0:
             workers.forget_dead(self._db)
+            while calls.forget_expired(self._db, limit=BATCH) == BATCH and not self._stop.is_set():
+                pass
 
     def _ring(self, backlogs: frozenset[Backlog]) -> None:
         for backlog in sorted(backlogs, key=lambda backlog: (backlog.pool, backlog.tenant)):

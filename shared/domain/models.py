@@ -165,12 +165,11 @@ class AuditOutcome(StrEnum):
 class AuditEntry:
     """Who asked for which change of what, why, and what became of it.
 
-    ``object`` is the path of what was to change (``/runs/<id>``). ``at_utc`` is ``None``
-    before it is recorded. ``code`` is that of the refusal.
+    ``object`` is the path of what was to change (``/runs/<id>``). ``code`` is that of the refusal.
     """
 
     audit_id: UUID
-    at_utc: datetime | None
+    at_utc: datetime
     subject: str
     action: str
     object: str

@@ -71,12 +71,13 @@ def forget_expired(cur: Cursor, *, limit: int) -> int:
 
 
 def note(cur: Cursor, tenant: TenantId, entry: AuditEntry) -> None:
-    """Add a line to the audit trail; PostgreSQL's clock says when."""
+    """Add a line to the audit trail."""
     cur.execute(
         _SQL["note"],
         {
             "tenant": tenant,
             "audit_id": str(entry.audit_id),
+            "at_utc": entry.at_utc,
             "subject": entry.subject,
             "action": entry.action,
             "object": entry.object,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg2
 import psycopg2.errors
@@ -23,7 +24,7 @@ OTHER = TenantId("other")
 CALL = CallKey(key="once", method="POST", path="/runs")
 ENTRY = AuditEntry(
     audit_id=uuid7(),
-    at_utc=None,
+    at_utc=datetime(2026, 11, 27, tzinfo=UTC),
     subject="ci",
     action="run.start",
     object="/runs",
@@ -133,6 +134,7 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "headers": "{}",
         "body": "{}",
         "audit_id": str(uuid7()),
+        "at_utc": ENTRY.at_utc,
         "after_audit_id": None,
         "subject": "them",
         "action": None,
