@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 from flask import Flask, Response, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from orchestrator_api import context, errors, idempotency, query, routes
-from orchestrator_api.auth import TENANT_HEADER, Caller, TokenVerifier, authorize
+from orchestrator_api.auth import TENANT_HEADER, Caller, Principal, authorize, bucket
 from orchestrator_api.parts import Parts, attach
+from orchestrator_api.rate_limit import RateClass, RateLimits
 from orchestrator_api.routes import Route
 from orchestrator_api.trace import trace_of
-from shared.errors import Unauthenticated, Unavailable
+from shared.errors import RateLimited, Unauthenticated, Unavailable
 
 
 def create_app(parts: Parts) -> Flask:
@@ -27,10 +31,12 @@ def create_app(parts: Parts) -> Flask:
     def check() -> None:
         _begin_trace()
         route = by_endpoint.get(request.endpoint or "")
-        if route is not None:
-            context.admit(_admitted(route, parts.tokens))
-            _refuse_other_types(route)
-            query.refuse_others(request.args, route.query)
+        if route is None:
+            _count_lost(parts)
+            return
+        context.admit(_admitted(route, parts))
+        _refuse_other_types(route)
+        query.refuse_others(request.args, route.query)
 
     def finish(response: Response) -> Response:
         route = by_endpoint.get(request.endpoint or "")
@@ -50,18 +56,35 @@ def _begin_trace() -> None:
     bind_contextvars(trace_id=trace.trace_id)
 
 
-def _admitted(route: Route, tokens: TokenVerifier) -> Caller | None:
+def _admitted(route: Route, parts: Parts) -> Caller | None:
     """Let the caller in, or raise what keeps them out. Public routes take callers without a token."""
     authorization = request.headers.get("Authorization")
     if authorization is None:
         if route.access.public:
             return None
         raise Unauthenticated("send Authorization: Bearer <JWT>")
-    principal = tokens.principal(authorization)
+    principal = parts.tokens.principal(authorization)
     context.identify(principal)
+    _count(principal, parts.rate_limits, route.rate_class)
     caller = authorize(principal, request.headers.get(TENANT_HEADER), route.access)
     bind_contextvars(tenant=caller.tenant)
     return caller
+
+
+def _count(principal: Principal, limits: RateLimits, of: RateClass) -> None:
+    """Count a request of a known caller towards its tenant's limits; raise RateLimited when over one."""
+    standing = limits.take(bucket(principal, request.headers.get(TENANT_HEADER)), of)
+    context.limit(standing)
+    if standing.exceeded:
+        raise RateLimited(standing.limit, max(1, standing.reset - int(time.time())))
+
+
+def _count_lost(parts: Parts) -> None:
+    """Count a request that has no route: it is refused in any case, whatever its token is worth."""
+    authorization = request.headers.get("Authorization")
+    if authorization is not None:
+        with suppress(Unauthenticated):
+            _count(parts.tokens.principal(authorization), parts.rate_limits, RateClass.READ)
 
 
 def _refuse_other_types(route: Route) -> None:
@@ -86,6 +109,11 @@ def _audited(action: str, response: Response) -> Response:
 
 def _with_headers(response: Response) -> Response:
     response.headers["X-Trace-Id"] = context.trace_id()
+    standing = context.standing()
+    if standing is not None:
+        response.headers["X-RateLimit-Limit"] = str(standing.limit)
+        response.headers["X-RateLimit-Remaining"] = str(standing.remaining)
+        response.headers["X-RateLimit-Reset"] = str(standing.reset)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
     return response

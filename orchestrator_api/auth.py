@@ -194,6 +194,15 @@ def authorize(principal: Principal, tenant_header: str | None, access: Access) -
     return Caller(subject=principal.subject, tenant=None if every else TenantId(tenant_header))
 
 
+def bucket(principal: Principal, tenant_header: str | None) -> str:
+    """Name whose rate limit a request counts towards: the tenant that it may act for, else one of its own."""
+    if tenant_header is not None and _TENANT.fullmatch(tenant_header):
+        tenant = TenantId(tenant_header)
+        if principal.operator or tenant in principal.tenants:
+            return tenant
+    return min(principal.tenants, default=ALL_TENANTS)
+
+
 def load_keys(path: Path) -> dict[str, jwt.PyJWK]:
     """Read the verification keys of a JWKS file, by ``kid``.
 

@@ -7,6 +7,7 @@ from typing import cast
 from flask import g
 
 from orchestrator_api.auth import Caller, Principal
+from orchestrator_api.rate_limit import Standing
 from orchestrator_api.trace import Trace
 from shared.domain.models import TenantId
 
@@ -19,6 +20,7 @@ def begin(trace: Trace) -> None:
     g.trace = trace
     g.principal = None
     g.caller = None
+    g.standing = None
     g.audited = False
 
 
@@ -33,6 +35,16 @@ def principal() -> Principal:
     if known is None:
         raise LookupError("the request is anonymous")
     return known
+
+
+def limit(standing: Standing) -> None:
+    """Record how the caller stands at the rate limits."""
+    g.standing = standing
+
+
+def standing() -> Standing | None:
+    """Give how the caller stands at the rate limits; ``None`` for an anonymous one."""
+    return cast("Standing | None", g.standing)
 
 
 def tenant_to_blame() -> TenantId | None:

@@ -98,6 +98,7 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         BodyTooLarge: Meaning(status=413, code="BODY_TOO_LARGE"),
         errors.InputsTooLarge: Meaning(status=413, code="INPUTS_TOO_LARGE"),
         errors.LimitExceeded: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=1),
+        errors.RateLimited: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=60),
         UnsupportedMediaType: Meaning(status=415, code="UNSUPPORTED_MEDIA_TYPE"),
         errors.Unavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),
         errors.StoreUnavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),
@@ -164,6 +165,8 @@ def refusal(error: errors.OrchestratorError) -> Response:
     response = _answer(meaning, _envelope(meaning.code, message, problems))
     if isinstance(error, errors.Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.RateLimited):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
     return response
 
 

@@ -10,6 +10,7 @@ from flask import Flask, current_app
 
 from orchestrator_api.auth import TokenVerifier
 from orchestrator_api.paging import PageTokens
+from orchestrator_api.rate_limit import RateLimits
 from shared.artifacts import ArtifactStore
 from shared.domain.models import Change, JsonObject, RunId, TenantId
 from shared.errors import Problem
@@ -37,6 +38,7 @@ class Parts:
     tokens: TokenVerifier
     page_tokens: PageTokens
     pools: frozenset[str]
+    rate_limits: RateLimits
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

@@ -11,6 +11,7 @@ from werkzeug.routing import BaseConverter
 from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
+from orchestrator_api.rate_limit import RateClass
 from orchestrator_api.resources import artifacts, audit, dags, health, plugins, runs, steps
 
 READ = Access(scope=Scope.READ)
@@ -26,7 +27,7 @@ class Route:
     """A method on a path. ``query`` names all its parameters; ``any_type``: the answer may be no JSON.
 
     ``action`` names the change that the call asks for, as the audit trail has it; such a call needs an
-    idempotency key. ``None``: it changes nothing.
+    idempotency key. ``None``: it changes nothing. ``bulk``: the answer may be of any length.
     """
 
     method: str
@@ -36,11 +37,19 @@ class Route:
     query: frozenset[str] = frozenset()
     any_type: bool = False
     action: str | None = None
+    bulk: bool = False
 
     @property
     def endpoint(self) -> str:
         """Name the route for Flask, page tokens and metrics: ``runs.start``."""
         return f"{self.view.__module__.rpartition('.')[2]}.{self.view.__name__}"
+
+    @property
+    def rate_class(self) -> RateClass:
+        """Tell which rate limit the route counts towards, beside the tenant's overall one."""
+        if self.bulk:
+            return RateClass.BULK
+        return RateClass.READ if self.action is None else RateClass.CHANGE
 
 
 ROUTES: tuple[Route, ...] = (

@@ -11,8 +11,9 @@ from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
+from orchestrator_api.rate_limit import RateClass, RateLimits
 from shared.artifacts import open_store
-from shared.config import Need, load_settings
+from shared.config import Need, Settings, load_settings
 from shared.log import configure_logging
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
@@ -42,7 +43,22 @@ def make_application() -> Flask:
             tokens=TokenVerifier(load_keys(settings.jwks_file), issuer=settings.jwt_issuer),
             page_tokens=PageTokens(settings.secret_file.read_bytes()),
             pools=frozenset(settings.pools),
+            rate_limits=rate_limits(settings),
         )
+    )
+
+
+def rate_limits(settings: Settings) -> RateLimits:
+    """Make the rate limits that an installation has chosen."""
+    chosen = {
+        RateClass.READ: settings.rate_limit_reads,
+        RateClass.CHANGE: settings.rate_limit_changes,
+        RateClass.BULK: settings.rate_limit_bulk,
+    }
+    return RateLimits(
+        settings.redis_url,
+        overall=settings.rate_limit,
+        by_class={of: limit for of, limit in chosen.items() if limit is not None},
     )
 
 

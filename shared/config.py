@@ -58,6 +58,7 @@ def _setting(default: T, parse: Callable[[str], T], *, needed_by: Need = Need.NO
 
 _postgresql = value.url("postgresql", "postgres")
 _milliseconds = value.whole_number(10, 86_400_000)
+_requests = value.whole_number(1, 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,11 @@ class Settings:
     port: int = _setting(8080, value.whole_number(1, 65_535))
     web_processes: int = _setting(1, value.whole_number(1, 64))
     web_threads: int = _setting(8, value.whole_number(1, 256))
+    rate_limit: int = _setting(60_000, _requests)
+    """Requests a minute and tenant, in all."""
+    rate_limit_reads: int | None = _setting(None, _requests)
+    rate_limit_changes: int | None = _setting(None, _requests)
+    rate_limit_bulk: int | None = _setting(None, _requests)
     max_outputs_bytes: int = _setting(262_144, value.whole_number(1_024, 16_777_216))
     max_log_bytes: int = _setting(10_485_760, value.whole_number(1_024, 1_073_741_824))
     max_artifact_bytes: int = _setting(1_073_741_824, value.whole_number(1_024, 1_099_511_627_776))

@@ -151,6 +151,14 @@ class LimitExceeded(OrchestratorError):
     """Something is larger, or more often, than the installation allows."""
 
 
+class RateLimited(LimitExceeded):
+    """The tenant has made more requests than it may within this minute."""
+
+    def __init__(self, limit: int, retry_after_seconds: int) -> None:
+        super().__init__(f"more than {limit} requests a minute; go on in {retry_after_seconds} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class InputsTooLarge(LimitExceeded):
     """A run's inputs are over the size limit."""
 

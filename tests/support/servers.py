@@ -95,10 +95,23 @@ def private_servers() -> Iterator[Servers]:
 
 
 @contextmanager
-def _running(program: Program, folder: Path) -> Iterator[None]:
+def running_redis(folder: Path) -> Iterator[tuple[str, int]]:
+    """Start a Redis that a test may hurt; give its URL and its pid."""
+    # The path of a socket may have no more than 107 bytes.
+    sockets = Path(tempfile.mkdtemp(prefix="orch-redis-"))
+    try:
+        with _running(embedded_redis.redis_program(folder / "redis", sockets), folder) as pid:
+            eventually(lambda: embedded_redis.is_ready(sockets), within=30)
+            yield embedded_redis.redis_url(sockets), pid
+    finally:
+        shutil.rmtree(sockets)
+
+
+@contextmanager
+def _running(program: Program, folder: Path) -> Iterator[int]:
     process = _dying_with_us(program).start(folder / f"{program.name}.log")
     try:
-        yield
+        yield process.pid
     finally:
         process.send_signal(program.stop_signal)
         try:

@@ -18,6 +18,7 @@ from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
+from orchestrator_api.rate_limit import RateLimits
 from shared.artifacts import open_store
 from shared.config import Settings
 from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
@@ -123,6 +124,7 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         tokens=TokenVerifier(load_keys(key_file), issuer="test"),
         page_tokens=PageTokens(b"k" * 32),
         pools=frozenset({"default", "gpu"}),
+        rate_limits=RateLimits(redis_url, overall=60_000),
     )
     yield Api(app=create_app(parts), parts=parts, signer=signer).as_("acme")
     dispatcher.close()

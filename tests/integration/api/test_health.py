@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator_api.app import create_app
@@ -68,19 +70,7 @@ class TestWithoutRedis:
 
 def test_without_postgresql_it_is_named_and_every_call_is_a_503(api: Api) -> None:
     nowhere = Database("postgresql:///none?host=/nonexistent", role="orch_api", size=1, application_name="t")
-    app = create_app(
-        type(api.parts)(
-            db=nowhere,
-            db_of_all=nowhere,
-            dispatcher=api.parts.dispatcher,
-            ping_queue=api.parts.ping_queue,
-            catalog=api.parts.catalog,
-            artifacts=api.parts.artifacts,
-            tokens=api.parts.tokens,
-            page_tokens=api.parts.page_tokens,
-            pools=api.parts.pools,
-        )
-    )
+    app = create_app(replace(api.parts, db=nowhere, db_of_all=nowhere))
     cut_off = Api(app=app, parts=api.parts, signer=api.signer, tenant="acme", token=api.token)
     assert cut_off.get("/admin/health").get_json()["checks"] == {
         "postgres": "down",
