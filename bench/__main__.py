@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from bench import machine, report
 from bench.canvas import PREFORK, THREADS
 from bench.celery_peer import celery_peers
 from bench.measure import compare, grow
-from bench.orchestrator import orchestrator
-from bench.results import Results
+from bench.orchestrator import Orchestrator, orchestrator
+from bench.results import Latency, Results
 from bench.shapes import LARGE, SHAPES, SHORT, Shape
+from bench.steady import CONNECTIONS, SECONDS, SHORT_SECONDS, steady
 from bench.subject import BenchError
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
-ALL = (*SHAPES, *LARGE)
+STEADY = "steady"
+ALL = (*SHAPES, *LARGE, STEADY)
 
 
 def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[str, ...]:
@@ -72,7 +74,16 @@ def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool) -
                     compare(shape, ours, others, repeat=repeat, tell=click.echo) for shape in compared
                 ],
                 growths=[grow(shape, ours, repeat=repeat, tell=click.echo) for shape in grown],
+                latencies=_latencies(ours, names, short=short),
             )
+
+
+def _latencies(ours: Orchestrator, names: Sequence[str], *, short: bool) -> list[Latency]:
+    if not short and STEADY not in names:
+        return []
+    return steady(
+        ours.more_clients(CONNECTIONS), seconds=SHORT_SECONDS if short else SECONDS, tell=click.echo
+    )
 
 
 def _document(results: Results, described: Mapping[str, str], repeat: int) -> str:

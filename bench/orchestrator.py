@@ -42,8 +42,9 @@ class Orchestrator:
 
     name = "Orchestrator"
 
-    def __init__(self, clients: Sequence[ApiClient]) -> None:
-        self._clients = clients
+    def __init__(self, make_client: Callable[[], ApiClient]) -> None:
+        self._make_client = make_client
+        self._clients = clients = [make_client() for _ in range(SUBMITTERS)]
         self._client = clients[0]
         self._published: set[str] = set()
         self._shortest: dict[str, float] = {}
@@ -59,6 +60,10 @@ class Orchestrator:
         for run in runs:
             _check(shape, self._client.get(f"/runs/{run['runId']}"))
         return seconds
+
+    def more_clients(self, number: int) -> list[ApiClient]:
+        """Make clients of the same API, each with a connection of its own."""
+        return [self._make_client() for _ in range(number)]
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -124,11 +129,11 @@ def orchestrator(folder: Path) -> Iterator[Orchestrator]:
             raise BenchError("`orch up` ended; what it wrote above says why")
         url = urlsplit(json.loads((folder / "stack.json").read_text(encoding="utf-8"))["url"])
         token = _mint(data)
-        clients = [
-            stack.enter_context(ApiClient(url.hostname or "", url.port or 0, token=token, tenant=TENANT))
-            for _ in range(SUBMITTERS)
-        ]
-        ours = Orchestrator(clients)
+        ours = Orchestrator(
+            lambda: stack.enter_context(
+                ApiClient(url.hostname or "", url.port or 0, token=token, tenant=TENANT)
+            )
+        )
         stack.callback(ours.close)
         yield ours
 

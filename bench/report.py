@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.orchestrator import FIRST_LOOK_SHARE, PAUSE_S, PAUSE_SHARE, SUBMITTERS
-from bench.results import Comparison, Growth, Results, Series
+from bench.results import Comparison, Growth, Latency, Results, Series
+from bench.steady import CONNECTIONS, RATE, SECONDS
 
 _FIRST_LOOK = f"{FIRST_LOOK_SHARE:.0%}"
 _PAUSE = f"{1_000 * PAUSE_S:.0f} ms"
@@ -30,6 +31,13 @@ are medians, with the fastest and the slowest round; a ratio is the median of th
 because the speed of a shared machine drifts. Above 1, ours is faster."""
 
 
+_STEADY = f"""\
+{RATE} requests a second for {SECONDS:.0f} s, half of them `POST /runs` of a DAG with one step, half of them
+`GET /runs/{{id}}` of such a run, over {CONNECTIONS} kept connections, while the worker executes what was
+started. Each request has its time to be sent, and counts from then, so that a stall counts for all that
+were due meanwhile. Client, servers and worker share the machine."""
+
+
 def document(results: Results, *, machine: Mapping[str, str], command: str, date: str, repeat: int) -> str:
     """Write docs/benchmarks.md."""
     parts = [
@@ -49,7 +57,22 @@ def tables(results: Results) -> list[str]:
         parts += ["## Shapes", _comparison_table(results.comparisons), _legend(results.comparisons)]
     if results.growths:
         parts += ["## Cost of a step as runs grow", _growth_table(results.growths)]
+    if results.latencies:
+        parts += ["## Single requests under a steady load", _STEADY, _latency_table(results.latencies)]
     return parts
+
+
+def _latency_table(latencies: Sequence[Latency]) -> str:
+    head = ["milliseconds", "requests", "p50", "p90", "p99", "slowest"]
+    rows = [
+        [
+            one.what,
+            f"{len(one.seconds):,}",
+            *(f"{1_000 * one.percentile(percent):.1f}" for percent in (50, 90, 99, 100)),
+        ]
+        for one in latencies
+    ]
+    return _table(head, rows)
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:

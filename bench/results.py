@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -66,8 +67,21 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long single requests of one kind took; ``seconds`` is sorted."""
+
+    what: str
+    seconds: tuple[float, ...]
+
+    def percentile(self, percent: float) -> float:
+        """Give the time that ``percent`` of the requests stayed within (nearest rank)."""
+        return self.seconds[max(0, math.ceil(percent / 100 * len(self.seconds)) - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """All of one call of the benchmark."""
 
     comparisons: Sequence[Comparison]
     growths: Sequence[Growth]
+    latencies: Sequence[Latency] = ()

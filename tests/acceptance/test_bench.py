@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.shapes import SHORT
+from bench.steady import LOOK, START
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,5 +24,5 @@ def test_the_short_benchmark_measures_every_short_shape_and_writes_nothing() -> 
     )
     assert done.returncode == 0, done.stderr
     rows = {line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if " | " in line}
-    assert {shape.name for shape in SHORT} <= rows
+    assert {shape.name for shape in SHORT} | {START, LOOK} <= rows
     assert "written to" not in done.stdout

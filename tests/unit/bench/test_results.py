@@ -6,7 +6,7 @@ import pytest
 
 from bench import report
 from bench.measure import MOST_LOST, compare
-from bench.results import Comparison, Growth, Results, Series
+from bench.results import Comparison, Growth, Latency, Results, Series
 from bench.shapes import CHAIN40, LONG_CHAIN, Shape
 from bench.subject import DidNotEnd
 
@@ -43,6 +43,13 @@ def test_the_document_tells_shape_seconds_ratio_machine_and_command() -> None:
     )
     assert "| chain40 | 2.000 (1.000-10.000) | 20 | 4.000 (2.000-20.000) | 2.00 |" in text
     assert "- CPU: two cores\n- Measured 2026-01-01, 3 rounds, with `python -m bench`" in text
+
+
+def test_a_percentile_is_the_nearest_rank() -> None:
+    latency = Latency(what="GET", seconds=tuple(n / 1_000 for n in range(1, 201)))
+    assert [latency.percentile(p) for p in (50, 99, 100)] == [0.1, 0.198, 0.2]
+    text = "\n".join(report.tables(Results(comparisons=[], growths=[], latencies=[latency])))
+    assert "| GET | 200 | 100.0 | 180.0 | 198.0 | 200.0 |" in text
 
 
 class _Forgetful:
