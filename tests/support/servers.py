@@ -95,23 +95,18 @@ def private_servers() -> Iterator[Servers]:
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[tuple[str, int]]:
-    """Start a Redis that a test may hurt; give its URL and its pid."""
-    # The path of a socket may have no more than 107 bytes.
-    sockets = Path(tempfile.mkdtemp(prefix="orch-redis-"))
-    try:
-        with _running(embedded_redis.redis_program(folder / "redis", sockets), folder) as pid:
-            eventually(lambda: embedded_redis.is_ready(sockets), within=30)
-            yield embedded_redis.redis_url(sockets), pid
-    finally:
-        shutil.rmtree(sockets)
+def own_redis(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Lend a Redis that a test may hurt, with its data and its socket in ``folder``."""
+    with _running(embedded_redis.redis_program(folder / "redis", folder), folder) as process:
+        eventually(lambda: embedded_redis.is_ready(folder), within=30)
+        yield embedded_redis.redis_url(folder), process
 
 
 @contextmanager
-def _running(program: Program, folder: Path) -> Iterator[int]:
+def _running(program: Program, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = _dying_with_us(program).start(folder / f"{program.name}.log")
     try:
-        yield process.pid
+        yield process
     finally:
         process.send_signal(program.stop_signal)
         try:

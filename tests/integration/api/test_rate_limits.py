@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from orchestrator_api.app import create_app
 from orchestrator_api.rate_limit import PAUSE_SECONDS, TIMEOUT_SECONDS, RateClass, RateLimits
 from tests.integration.api.conftest import Api
-from tests.support.servers import Servers, running_redis
+from tests.support.servers import own_redis
 
 NOW = 1_800_000_030.0
 HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
@@ -100,27 +97,22 @@ def test_the_next_minute_is_a_new_one(redis_url: str) -> None:
     assert not limits.take("acme", RateClass.READ).exceeded
 
 
-@pytest.fixture
-def own_redis(servers: Servers, tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """A Redis that a test may hurt: its URL and its pid."""
-    with running_redis(tmp_path) as running:
-        yield running
+def test_a_frozen_redis_costs_one_request_in_many_a_moment_and_refuses_none(api: Api, tmp_path: Path) -> None:
+    with own_redis(tmp_path) as (url, process):
+        few = limited(api, url, 3)
+        _outlive(few, process)
 
 
-def test_a_frozen_redis_costs_one_request_in_many_a_moment_and_refuses_none(
-    api: Api, own_redis: tuple[str, int]
-) -> None:
-    url, pid = own_redis
-    few = limited(api, url, 3)
+def _outlive(few: Api, process: subprocess.Popen[bytes]) -> None:
     limits = few.parts.rate_limits
     assert standing(few)[1] == 2
-    os.kill(pid, signal.SIGSTOP)
+    process.send_signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
         answers = [few.get("/runs") for _ in range(10)]
         took = time.monotonic() - began
     finally:
-        os.kill(pid, signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)
     assert [answer.status_code for answer in answers] == [200] * 10
     assert answers[0].headers["X-RateLimit-Remaining"] == "3"
     assert limits.unchecked.count == 10

@@ -19,8 +19,8 @@ from shared.messaging.dispatcher import MAX_HINTS, Dispatcher
 from shared.services.recovery import Doorbell
 from shared.store.db import Database
 from tests.integration.worker.fleet import ACME, Fleet, wide
-from tests.integration.worker.test_recovery import own_redis
 from tests.support.eventually import eventually
+from tests.support.servers import own_redis
 
 RUN = RunId(UUID(int=7))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,8 +16,10 @@ from shared.domain.states import AttemptStatus, ErrorCode, RunStatus, StepStatus
 from shared.embedded import redis as embedded_redis
 from shared.messaging import doorbell
 from shared.services import dispatch
+from shared.store.db import Database
 from tests.integration.worker.fleet import ACME, Fleet, chain, dag, flaky, new_fleet, sleeper, step, wide
 from tests.support.eventually import eventually
+from tests.support.servers import own_redis
 
 
 @contextmanager
@@ -38,19 +39,6 @@ def cut_off(owner_url: str, database: str) -> Iterator[None]:
         connection.close()
 
 
-@contextmanager
-def own_redis(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Lend a Redis that the test may kill."""
-    program = embedded_redis.redis_program(folder / "redis", folder)
-    process = program.start(folder / "redis.log")
-    try:
-        eventually(lambda: embedded_redis.is_ready(folder))
-        yield embedded_redis.redis_url(folder), process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_a_killed_worker_costs_its_steps_an_attempt_and_no_more(fleet: Fleet) -> None:
     worker = fleet.worker()
     run_id = fleet.start(fleet.publish(wide(4, "sleep", ms=2_000)))
@@ -66,6 +54,25 @@ def test_a_killed_worker_costs_its_steps_an_attempt_and_no_more(fleet: Fleet) ->
             AttemptStatus.LOST,
             AttemptStatus.SUCCEEDED,
         ]
+
+
+def test_the_sweeper_removes_idempotency_keys_that_have_expired(
+    fleet: Fleet, owner_url: str, service_db: Database
+) -> None:
+    with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
+        cur.execute(
+            "INSERT INTO orch.idempotency_keys"
+            " SELECT 'acme', n::text, 'POST', '/runs', sha256(''), 200, '{}', '', now() - n * INTERVAL '1 hour'"
+            " FROM generate_series(1, 2000) AS n"
+        )
+    fleet.sweeper()
+
+    def left() -> list[int]:
+        with service_db.statement(None) as cur:
+            cur.execute("SELECT key::integer FROM orch.idempotency_keys ORDER BY 1")
+            return [row[0] for row in cur.fetchall()]
+
+    eventually(lambda: left() == list(range(1, 24)))
 
 
 def test_a_step_that_kills_its_worker_each_time_fails_in_the_end(fleet: Fleet) -> None:
