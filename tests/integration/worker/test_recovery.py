@@ -62,7 +62,7 @@ def test_the_sweeper_removes_idempotency_keys_that_have_expired(
     with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
         cur.execute(
             "INSERT INTO orch.idempotency_keys"
-            " SELECT 'acme', n::text, 'POST', '/runs', sha256(''), 200, '{}', '', now() - n * INTERVAL '1 hour'"
+            " SELECT 'acme', n::text, 'POST', '/', sha256(''), 200, '{}', '', now() - n * INTERVAL '1 hour'"
             " FROM generate_series(1, 2000) AS n"
         )
     fleet.sweeper()
