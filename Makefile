@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock fmt lint type test bench up demo ci
+.PHONY: help setup lock fmt lint type test bench fuzz up demo ci
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themse
 
 bench: setup ## Measure the shapes against Celery's own canvas, write docs/benchmarks.md (ARGS=--short: only try it).
 	$(BIN)/python -m bench $(ARGS)
+
+fuzz: setup ## Send hostile requests to a stack of its own (ARGS="--requests 1000000 --seed x").
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 up: setup ## Start the whole stack in the foreground (data in .orch).
 	$(BIN)/orch up

@@ -1,0 +1,1 @@
+"""Hostile requests by the hundred thousand against a whole stack: ``python -m tests.fuzz``."""
