@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
+from types import MappingProxyType
 from typing import cast
 
 import psycopg2
@@ -118,10 +119,16 @@ class Site:
 
 
 @contextmanager
-def running_site(data_dir: Path, *, workers: int = 2, concurrency: int = 4) -> Iterator[Site]:
-    """Run a stack with short timings; nothing of it is left at the end."""
+def running_site(
+    data_dir: Path,
+    *,
+    workers: int = 2,
+    concurrency: int = 4,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Site]:
+    """Run a stack with short timings, and other settings in ``environ``; nothing of it is left at the end."""
     options = ("--workers", str(workers), "--concurrency", str(concurrency))
-    with running_stack(data_dir, *options, environ=TIMINGS) as stack:
+    with running_stack(data_dir, *options, environ={**TIMINGS, **environ}) as stack:
         yield Site(stack=stack)
 
 
