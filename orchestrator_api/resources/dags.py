@@ -45,6 +45,7 @@ def list_versions() -> Response:
 
     return page(
         read=read,
+        stream=lambda: dags.stream(parts().db_of_streams, tenant(), dag_id=dag_id, active=active),
         key=lambda dag: (dag.dag_id, versions.precedence(dag.version), dag.version),
         render=render.dag_summary,
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, TenantId
 from shared.errors import DagNotFound, DagVersionConflict
 from shared.store import dags as store
-from shared.store.db import Transactions
+from shared.store.db import Database, Transactions
 
 
 def publish(
@@ -51,6 +54,15 @@ def list_page(
     """
     with db.statement(tenant) as cur:
         return store.list_versions(cur, tenant, dag_id=dag_id, active=active, after=after, limit=limit)
+
+
+@contextmanager
+def stream(
+    db: Database, tenant: TenantId, *, dag_id: DagId | None, active: bool | None
+) -> Iterator[Iterator[DagVersion]]:
+    """Open all versions as of one moment, without definitions, in the order of the pages."""
+    with db.snapshot(tenant) as snapshot:
+        yield store.stream_versions(snapshot, tenant, dag_id=dag_id, active=active)
 
 
 def set_active(
