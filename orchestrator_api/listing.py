@@ -25,14 +25,15 @@ def page(
     *,
     read: Callable[[Key | None, int], Sequence[T]],
     stream: Callable[[], AbstractContextManager[Iterable[T]]],
-    key: Callable[[T], Key],
+    end: Callable[[T, T], Key],
     render: Callable[[T], Mapping[str, object]],
 ) -> Response:
     """Answer with the page of a list that the query asks for, or with all of it as NDJSON.
 
-    ``read(after, limit)`` gives the items behind the one whose ``key`` was ``after``; one
-    more is read than a page holds, to know whether there is a next page. ``stream()``
-    opens all items, in the same order.
+    ``read(after, limit)`` gives the items behind a page; one more is read than a page holds,
+    to know whether there is a next one. ``end(last, following)`` says where between the two
+    the page ends, which is ``after`` for the next. ``stream()`` opens all items, in the same order.
+
     The token is bound to the path and to every parameter but those of paging, so
     that a page size may change between two pages and a filter may not.
     """
@@ -46,7 +47,9 @@ def page(
     items = read(after, size + 1)
     body: dict[str, object] = {"items": [render(item) for item in items[:size]]}
     if len(items) > size:
-        body["next_page_token"] = tokens.seal(key(items[size - 1]), tenant=tenant(), of=of, filters=filters)
+        body["next_page_token"] = tokens.seal(
+            end(items[size - 1], items[size]), tenant=tenant(), of=of, filters=filters
+        )
     return Response(orjson.dumps(body), content_type=JSON_TYPE, headers={"Vary": "Accept"})
 
 

@@ -32,6 +32,6 @@ def list_audit() -> Response:
     return page(
         read=read,
         stream=lambda: calls.stream(parts().db_of_streams, tenant(), wanted),
-        key=lambda entry: (entry.at_utc.isoformat(), str(entry.audit_id)),
+        end=lambda entry, _: (entry.at_utc.isoformat(), str(entry.audit_id)),
         render=render.audit,
     )

@@ -21,7 +21,9 @@ def list_plugins() -> Response:
     def read(after: Key | None, limit: int) -> Sequence[PluginInfo]:
         return [info for info in infos if after is None or _key(info) > tuple(after)][:limit]
 
-    return page(read=read, stream=lambda: nullcontext(infos), key=_key, render=render.plugin)
+    return page(
+        read=read, stream=lambda: nullcontext(infos), end=lambda info, _: _key(info), render=render.plugin
+    )
 
 
 def _key(info: PluginInfo) -> tuple[str, str]:

@@ -50,15 +50,26 @@ def list_runs() -> Response:
     )
 
     def read(after: Key | None, limit: int) -> Sequence[Run]:
-        last = None if after is None else (datetime.fromisoformat(str(after[0])), RunId(UUID(str(after[1]))))
+        last = None if after is None else _read_end(after)
         return runs.list_page(parts().db, tenant(), wanted, after=last, limit=limit)
 
     return page(
         read=read,
         stream=lambda: runs.stream(parts().db_of_streams, tenant(), wanted),
-        key=lambda run: (run.started_utc.isoformat(), str(run.run_id)),
+        end=_end,
         render=render.run,
     )
+
+
+def _end(last: Run, following: Run) -> Key:
+    """Say when the last run started and, only if the next one started just then, too, which it was."""
+    started = last.started_utc.isoformat()
+    return (started, str(last.run_id)) if last.started_utc == following.started_utc else (started,)
+
+
+def _read_end(end: Key) -> tuple[datetime, RunId | None]:
+    started, *run_id = map(str, end)
+    return datetime.fromisoformat(started), RunId(UUID(run_id[0])) if run_id else None
 
 
 def get(run_id: str) -> Response:

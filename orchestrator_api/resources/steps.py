@@ -27,7 +27,7 @@ def list_steps(run_id: str) -> Response:
     return page(
         read=read,
         stream=lambda: steps.stream(parts().db_of_streams, tenant(), of),
-        key=lambda step: (step.step_no,),
+        end=lambda step, _: (step.step_no,),
         render=render.step_summary,
     )
 

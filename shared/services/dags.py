@@ -45,12 +45,13 @@ def list_page(
     *,
     dag_id: DagId | None,
     active: bool | None,
-    after: tuple[str, str, str] | None,
+    after: tuple[str, str | None, str | None] | None,
     limit: int,
 ) -> list[DagVersion]:
     """Read a page of versions without definitions, by DAG, newest version first.
 
-    ``after`` is (dag_id, precedence, version) of the last one seen.
+    ``after`` is (dag_id, precedence, version) of the last one seen, or its DAG
+    alone, when the page is to begin with the next DAG.
     """
     with db.statement(tenant) as cur:
         return store.list_versions(cur, tenant, dag_id=dag_id, active=active, after=after, limit=limit)

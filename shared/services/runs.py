@@ -106,10 +106,14 @@ def list_page(
     tenant: TenantId,
     wanted: RunFilter,
     *,
-    after: tuple[datetime, RunId] | None,
+    after: tuple[datetime, RunId | None] | None,
     limit: int,
 ) -> list[Run]:
-    """Read a page of runs, newest first; ``after`` is (started_utc, run_id) of the last one seen."""
+    """Read a page of runs, newest first.
+
+    ``after`` is (started_utc, run_id) of the last one seen; without ``run_id``, the page
+    begins with those that started earlier.
+    """
     with db.statement(tenant) as cur:
         return store.list_runs(cur, tenant, wanted, after=after, limit=limit)
 

@@ -102,10 +102,14 @@ def list_versions(
     *,
     dag_id: DagId | None,
     active: bool | None,
-    after: tuple[str, str, str] | None,
+    after: tuple[str, str | None, str | None] | None,
     limit: int,
 ) -> list[DagVersion]:
-    """Read a page of versions; ``after`` is (dag_id, precedence, version) of the last one seen."""
+    """Read a page of versions.
+
+    ``after`` is (dag_id, precedence, version) of the last one seen, or its DAG alone, when
+    the page is to begin with the next DAG.
+    """
     cur.execute(_SQL["list_versions"], _listed(tenant, dag_id, active, after, limit))
     return [_version(row) for row in cur.fetchall()]
 
@@ -122,7 +126,7 @@ def _listed(
     tenant: TenantId,
     dag_id: DagId | None,
     active: bool | None,
-    after: tuple[str, str, str] | None,
+    after: tuple[str, str | None, str | None] | None,
     limit: int | None,
 ) -> dict[str, object]:
     after_dag_id, after_precedence, after_version = after or (None, None, None)

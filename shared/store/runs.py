@@ -67,9 +67,18 @@ def get_by_token(cur: Cursor, tenant: TenantId, run_token: str) -> Run | None:
 
 
 def list_runs(
-    cur: Cursor, tenant: TenantId, wanted: RunFilter, *, after: tuple[datetime, RunId] | None, limit: int
+    cur: Cursor,
+    tenant: TenantId,
+    wanted: RunFilter,
+    *,
+    after: tuple[datetime, RunId | None] | None,
+    limit: int,
 ) -> list[Run]:
-    """Read a page of runs, newest first; ``after`` is (started_utc, run_id) of the last one seen."""
+    """Read a page of runs, newest first.
+
+    ``after`` is (started_utc, run_id) of the last one seen; without ``run_id``, the page
+    begins with those that started earlier.
+    """
     cur.execute(_SQL["list_runs"], _listed(tenant, wanted, after, limit))
     return [_run(row) for row in cur.fetchall()]
 
@@ -80,7 +89,7 @@ def stream_runs(snapshot: Snapshot, tenant: TenantId, wanted: RunFilter) -> Iter
 
 
 def _listed(
-    tenant: TenantId, wanted: RunFilter, after: tuple[datetime, RunId] | None, limit: int | None
+    tenant: TenantId, wanted: RunFilter, after: tuple[datetime, RunId | None] | None, limit: int | None
 ) -> dict[str, object]:
     after_utc, after_run_id = after or (None, None)
     return {
