@@ -47,6 +47,52 @@ INNER JOIN orch.dag_versions AS v
     ON v.tenant = %(tenant)s AND v.dag_id = CASE WHEN n %% (%(count)s / 20) = 3 THEN 'rare' ELSE 'common' END
 """
 
+OTHERS = 20_000
+_MANY_VERSIONS = """
+INSERT INTO orch.dag_versions (
+    tenant, dag_id, version, precedence, spec_hash, step_count, metadata, definition, created_by, disabled_utc
+)
+SELECT
+    %(tenant)s, CASE WHEN n %% 2 = 0 THEN 'wide' ELSE 'narrow-' || n END, '1.0.' || n, lpad(n::text, 8, '0'),
+    sha256('x'), 1, '{}', '{}', 'rows', CASE WHEN n %% (%(count)s / 20) = 2 THEN now() END
+FROM generate_series(1, %(count)s) AS n
+"""
+_MANY_STEPS = """
+WITH r AS (
+    INSERT INTO orch.runs (
+        tenant, run_id, dag_version_id, dag_id, dag_version, status, trace_id, inputs_hash, created_by,
+        started_utc, step_count, open_steps
+    )
+    SELECT
+        v.tenant, uuidv7(), v.dag_version_id, v.dag_id, v.version, 'running', 'x', sha256('x'), 'rows',
+        %(epoch)s, %(count)s, 0
+    FROM orch.dag_versions AS v WHERE v.tenant = %(tenant)s
+    RETURNING tenant, run_id, dag_version_id
+),
+
+d AS (
+    INSERT INTO orch.dag_steps (
+        tenant, dag_version_id, step_no, step_id, uses, params, run_on, disabled, max_attempts,
+        initial_delay_ms, max_delay_ms, multiplier, timeout_ms, pool, predecessors, reads_inputs, refs
+    )
+    SELECT
+        r.tenant, r.dag_version_id, n, 's' || n, 'noop', '{}', 'success', FALSE, 1, 0, 0, 1, 1, 'default',
+        0, FALSE, '{}'
+    FROM r, generate_series(0, %(count)s - 1) AS n
+)
+
+INSERT INTO orch.steps (tenant, run_id, step_no, status, pool, waiting)
+SELECT r.tenant, r.run_id, n, 'succeeded', 'default', 0 FROM r, generate_series(0, %(count)s - 1) AS n
+RETURNING run_id
+"""
+_MANY_AUDITED = """
+INSERT INTO orch.audit (tenant, audit_id, at_utc, subject, action, object, trace_id, outcome, status)
+SELECT
+    %(tenant)s, uuidv7(), %(epoch)s::timestamptz + greatest(n, %(count)s / 5) * INTERVAL '1 second', 'rows',
+    CASE WHEN n %% (%(count)s / 20) = 7 THEN 'dag.publish' ELSE 'run.start' END, '/', 'x', 'accepted', 200
+FROM generate_series(1, %(count)s) AS n
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
@@ -82,6 +128,20 @@ class Rows:
         self.cur.execute("SET session_replication_role = replica")
         self.cur.execute(_MANY_RUNS, {"tenant": tenant, "count": count, "epoch": EPOCH})
         self.cur.execute("RESET session_replication_role")
+
+    def many_others(self, tenant: str) -> None:
+        """Add 20,000 versions, half of them of one DAG and twenty disabled, and as many lines to the
+        audit trail, twenty of them of ``dag.publish`` and a fifth of the same millisecond.
+        """
+        wanted = {"tenant": tenant, "count": OTHERS, "epoch": EPOCH}
+        self.cur.execute(_MANY_VERSIONS, wanted)
+        self.cur.execute(_MANY_AUDITED, wanted)
+
+    def many_steps(self, tenant: str) -> UUID:
+        """Add a run with 20,000 steps, to a tenant that has none yet."""
+        self.version(tenant, "long")
+        self.cur.execute(_MANY_STEPS, {"tenant": tenant, "count": OTHERS, "epoch": EPOCH})
+        return UUID(self.cur.fetchone()[0])
 
 
 @contextmanager
