@@ -8,7 +8,7 @@ from contextlib import suppress
 from flask import Flask, Response, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from orchestrator_api import context, errors, idempotency, query, routes
+from orchestrator_api import accept, context, errors, idempotency, query, routes
 from orchestrator_api.auth import TENANT_HEADER, Caller, Principal, authorize, bucket
 from orchestrator_api.parts import Parts, attach
 from orchestrator_api.rate_limit import RateClass, RateLimits
@@ -88,9 +88,8 @@ def _count_lost(parts: Parts) -> None:
 
 
 def _refuse_other_types(route: Route) -> None:
-    accepted = request.accept_mimetypes
-    if accepted and not route.any_type and not accepted.quality("application/json"):
-        raise errors.NotAcceptable("this route answers with application/json")
+    if not route.any_type and accept.chosen(request.accept_mimetypes, route.types) is None:
+        raise errors.NotAcceptable(f"this route answers with {' or '.join(route.types)}")
 
 
 def _audited(action: str, response: Response) -> Response:

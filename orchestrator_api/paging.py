@@ -16,7 +16,7 @@ MAX_PAGE_SIZE = 500
 _MAX_TOKEN_CHARS = 4_096
 
 Key = Sequence[str | int]
-"""What orders a list, as of one item: strings and integers only."""
+"""Where in the order of a list a page ends: strings and integers only."""
 
 
 class PageTokens:
@@ -30,7 +30,7 @@ class PageTokens:
         self._secret = secret
 
     def seal(self, key: Key, *, tenant: TenantId, of: str, filters: Mapping[str, str]) -> str:
-        """Make the token that asks for what comes after the item with ``key``."""
+        """Make the token that asks for what comes after ``key``."""
         return str(self._serializer(tenant, of, filters).dumps(list(key)))
 
     def open(self, token: str, *, tenant: TenantId, of: str, filters: Mapping[str, str]) -> Key:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flask import Flask, Response
 from werkzeug.routing import BaseConverter
 
+from orchestrator_api import accept, listing
 from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
@@ -45,6 +46,11 @@ class Route:
         return f"{self.view.__module__.rpartition('.')[2]}.{self.view.__name__}"
 
     @property
+    def types(self) -> tuple[str, ...]:
+        """Name what it can answer with, unless it is ``any_type``."""
+        return listing.TYPES if "page_token" in self.query else (accept.JSON,)
+
+    @property
     def rate_class(self) -> RateClass:
         """Tell which rate limit the route counts towards, beside the tenant's overall one."""
         if self.bulk:
@@ -76,7 +82,7 @@ ROUTES: tuple[Route, ...] = (
         access=ADMIN,
         action="dag.enable",
     ),
-    Route(method="GET", path="/plugins", view=plugins.list_plugins, access=READ),
+    Route(method="GET", path="/plugins", view=plugins.list_plugins, access=READ, query=_PAGE),
     Route(method="POST", path="/runs", view=runs.start, access=WRITE, action="run.start"),
     Route(
         method="GET",

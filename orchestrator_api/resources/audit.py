@@ -13,27 +13,25 @@ from orchestrator_api.context import tenant
 from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
-from shared.domain.models import AuditEntry
+from shared.domain.models import AuditEntry, AuditFilter
 from shared.services import calls
 
 
 def list_audit() -> Response:
     """List the tenant's audit trail, the newest line first."""
-    action = query.optional(request.args, "action", query.action)
-    from_utc = query.optional(request.args, "from", query.timestamp)
-    to_utc = query.optional(request.args, "to", query.timestamp)
+    wanted = AuditFilter(
+        action=query.optional(request.args, "action", query.action),
+        from_utc=query.optional(request.args, "from", query.timestamp),
+        to_utc=query.optional(request.args, "to", query.timestamp),
+    )
 
     def read(after: Key | None, limit: int) -> Sequence[AuditEntry]:
-        return calls.list_page(
-            parts().db,
-            tenant(),
-            action=action,
-            from_utc=from_utc,
-            to_utc=to_utc,
-            after=None if after is None else (datetime.fromisoformat(str(after[0])), UUID(str(after[1]))),
-            limit=limit,
-        )
+        last = None if after is None else (datetime.fromisoformat(str(after[0])), UUID(str(after[1])))
+        return calls.list_page(parts().db, tenant(), wanted, after=last, limit=limit)
 
     return page(
-        read=read, key=lambda entry: (entry.at_utc.isoformat(), str(entry.audit_id)), render=render.audit
+        read=read,
+        stream=lambda: calls.stream(parts().db_of_streams, tenant(), wanted),
+        end=lambda entry, _: (entry.at_utc.isoformat(), str(entry.audit_id)),
+        render=render.audit,
     )

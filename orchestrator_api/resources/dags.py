@@ -40,14 +40,27 @@ def list_versions() -> Response:
     active = query.optional(request.args, "active", query.flag)
 
     def read(after: Key | None, limit: int) -> Sequence[DagVersion]:
-        last = None if after is None else (str(after[0]), str(after[1]), str(after[2]))
+        last = None if after is None else _read_end(after)
         return dags.list_page(parts().db, tenant(), dag_id=dag_id, active=active, after=last, limit=limit)
 
     return page(
         read=read,
-        key=lambda dag: (dag.dag_id, versions.precedence(dag.version), dag.version),
+        stream=lambda: dags.stream(parts().db_of_streams, tenant(), dag_id=dag_id, active=active),
+        end=_end,
         render=render.dag_summary,
     )
+
+
+def _end(last: DagVersion, following: DagVersion) -> Key:
+    """Name the last DAG and, only if the next version is of the same, which version it was."""
+    if last.dag_id != following.dag_id:
+        return (last.dag_id,)
+    return last.dag_id, versions.precedence(last.version), last.version
+
+
+def _read_end(end: Key) -> tuple[str, str | None, str | None]:
+    dag_id, *version = map(str, end)
+    return (dag_id, version[0], version[1]) if version else (dag_id, None, None)
 
 
 def get(dag_id: str, version: str) -> Response:

@@ -16,7 +16,7 @@ from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 from orchestrator_api.schemas.run import cancel_reason, start_run
-from shared.domain.models import Run, RunId
+from shared.domain.models import Run, RunFilter, RunId
 from shared.domain.states import RunStatus
 from shared.services import runs
 
@@ -42,26 +42,34 @@ def start(call: Call) -> Response:
 
 def list_runs() -> Response:
     """List runs, the one started last first."""
-    dag_id = query.optional(request.args, "dagId", query.dag_id)
-    status = query.optional(request.args, "status", query.one_of(RunStatus))
-    from_utc = query.optional(request.args, "from", query.timestamp)
-    to_utc = query.optional(request.args, "to", query.timestamp)
+    wanted = RunFilter(
+        dag_id=query.optional(request.args, "dagId", query.dag_id),
+        status=query.optional(request.args, "status", query.one_of(RunStatus)),
+        from_utc=query.optional(request.args, "from", query.timestamp),
+        to_utc=query.optional(request.args, "to", query.timestamp),
+    )
 
     def read(after: Key | None, limit: int) -> Sequence[Run]:
-        return runs.list_page(
-            parts().db,
-            tenant(),
-            dag_id=dag_id,
-            status=status,
-            from_utc=from_utc,
-            to_utc=to_utc,
-            after=None
-            if after is None
-            else (datetime.fromisoformat(str(after[0])), RunId(UUID(str(after[1])))),
-            limit=limit,
-        )
+        last = None if after is None else _read_end(after)
+        return runs.list_page(parts().db, tenant(), wanted, after=last, limit=limit)
 
-    return page(read=read, key=lambda run: (run.started_utc.isoformat(), str(run.run_id)), render=render.run)
+    return page(
+        read=read,
+        stream=lambda: runs.stream(parts().db_of_streams, tenant(), wanted),
+        end=_end,
+        render=render.run,
+    )
+
+
+def _end(last: Run, following: Run) -> Key:
+    """Say when the last run started and, only if the next one started just then, too, which it was."""
+    started = last.started_utc.isoformat()
+    return (started, str(last.run_id)) if last.started_utc == following.started_utc else (started,)
+
+
+def _read_end(end: Key) -> tuple[datetime, RunId | None]:
+    started, *run_id = map(str, end)
+    return datetime.fromisoformat(started), RunId(UUID(run_id[0])) if run_id else None
 
 
 def get(run_id: str) -> Response:

@@ -24,7 +24,12 @@ def list_steps(run_id: str) -> Response:
         after_no = -1 if after is None else int(after[0])
         return steps.list_page(parts().db, tenant(), of, after_no=after_no, limit=limit)
 
-    return page(read=read, key=lambda step: (step.step_no,), render=render.step_summary)
+    return page(
+        read=read,
+        stream=lambda: steps.stream(parts().db_of_streams, tenant(), of),
+        end=lambda step, _: (step.step_no,),
+        render=render.step_summary,
+    )
 
 
 def get(run_id: str, step_id: str) -> Response:

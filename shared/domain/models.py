@@ -117,8 +117,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs are wanted; they started at ``from_utc`` or later, before ``to_utc``."""
+
+    dag_id: DagId | None = None
+    status: RunStatus | None = None
+    from_utc: datetime | None = None
+    to_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step of a run as recorded. ``outputs`` is ``None`` until it succeeded (``{}`` when skipped)."""
+    """A step of a run as recorded.
+
+    ``outputs`` is ``None`` in lists, and until it succeeded (``{}`` when skipped).
+    """
 
     step_id: StepId
     step_no: int
@@ -178,6 +191,15 @@ class AuditEntry:
     outcome: AuditOutcome
     status: int
     code: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which lines of the audit trail are wanted: of ``from_utc`` or later, before ``to_utc``."""
+
+    action: str | None = None
+    from_utc: datetime | None = None
+    to_utc: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

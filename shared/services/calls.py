@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.models import AuditEntry, Sha256, TenantId
+from shared.domain.models import AuditEntry, AuditFilter, Sha256, TenantId
 from shared.errors import IdempotencyInProgress, IdempotencyKeyReused
 from shared.store import calls as store
 from shared.store.calls import CallKey, Kept
@@ -68,15 +68,18 @@ def forget_expired(db: Database, *, limit: int) -> int:
 def list_page(
     db: Database,
     tenant: TenantId,
+    wanted: AuditFilter,
     *,
-    action: str | None,
-    from_utc: datetime | None,
-    to_utc: datetime | None,
     after: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[AuditEntry]:
     """Read a page of the audit trail, newest first; ``after`` is (at_utc, audit_id) of the last line seen."""
     with db.statement(tenant) as cur:
-        return store.list_audit(
-            cur, tenant, action=action, from_utc=from_utc, to_utc=to_utc, after=after, limit=limit
-        )
+        return store.list_audit(cur, tenant, wanted, after=after, limit=limit)
+
+
+@contextmanager
+def stream(db: Database, tenant: TenantId, wanted: AuditFilter) -> Iterator[Iterator[AuditEntry]]:
+    """Open the whole audit trail as of one moment, newest first."""
+    with db.snapshot(tenant) as snapshot:
+        yield store.stream_audit(snapshot, tenant, wanted)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, TenantId
 from shared.errors import DagNotFound, DagVersionConflict
 from shared.store import dags as store
-from shared.store.db import Transactions
+from shared.store.db import Database, Transactions
 
 
 def publish(
@@ -42,15 +45,25 @@ def list_page(
     *,
     dag_id: DagId | None,
     active: bool | None,
-    after: tuple[str, str, str] | None,
+    after: tuple[str, str | None, str | None] | None,
     limit: int,
 ) -> list[DagVersion]:
     """Read a page of versions without definitions, by DAG, newest version first.
 
-    ``after`` is (dag_id, precedence, version) of the last one seen.
+    ``after`` is (dag_id, precedence, version) of the last one seen, or its DAG
+    alone, when the page is to begin with the next DAG.
     """
     with db.statement(tenant) as cur:
         return store.list_versions(cur, tenant, dag_id=dag_id, active=active, after=after, limit=limit)
+
+
+@contextmanager
+def stream(
+    db: Database, tenant: TenantId, *, dag_id: DagId | None, active: bool | None
+) -> Iterator[Iterator[DagVersion]]:
+    """Open all versions as of one moment, without definitions, in the order of the pages."""
+    with db.snapshot(tenant) as snapshot:
+        yield store.stream_versions(snapshot, tenant, dag_id=dag_id, active=active)
 
 
 def set_active(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from shared.domain.hashing import hash_json
 from shared.domain.inputs import check_inputs
-from shared.domain.models import Change, DagId, JsonObject, Run, RunId, Sha256, Step, TenantId
+from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, Step, TenantId
 from shared.domain.states import RunStatus
 from shared.errors import DagDisabled, DagNotFound, RunAlreadyFinished, RunNotFound, RunTokenConflict
 from shared.ids import new_run_id
 from shared.store import dags, steps
 from shared.store import runs as store
 from shared.store.dags import Startable
-from shared.store.db import Cursor, Transactions
+from shared.store.db import Cursor, Database, Transactions
 
 _MAX_STEPS = 10_000
 
@@ -102,26 +104,25 @@ def get_with_steps(db: Transactions, tenant: TenantId, run_id: RunId) -> tuple[R
 def list_page(
     db: Transactions,
     tenant: TenantId,
+    wanted: RunFilter,
     *,
-    dag_id: DagId | None,
-    status: RunStatus | None,
-    from_utc: datetime | None,
-    to_utc: datetime | None,
-    after: tuple[datetime, RunId] | None,
+    after: tuple[datetime, RunId | None] | None,
     limit: int,
 ) -> list[Run]:
-    """Read a page of runs, newest first; they started at ``from_utc`` or later, before ``to_utc``."""
+    """Read a page of runs, newest first.
+
+    ``after`` is (started_utc, run_id) of the last one seen; without ``run_id``, the page
+    begins with those that started earlier.
+    """
     with db.statement(tenant) as cur:
-        return store.list_runs(
-            cur,
-            tenant,
-            dag_id=dag_id,
-            status=status,
-            from_utc=from_utc,
-            to_utc=to_utc,
-            after=after,
-            limit=limit,
-        )
+        return store.list_runs(cur, tenant, wanted, after=after, limit=limit)
+
+
+@contextmanager
+def stream(db: Database, tenant: TenantId, wanted: RunFilter) -> Iterator[Iterator[Run]]:
+    """Open all runs as of one moment, newest first."""
+    with db.snapshot(tenant) as snapshot:
+        yield store.stream_runs(snapshot, tenant, wanted)
 
 
 def cancel(db: Transactions, tenant: TenantId, run_id: RunId, *, reason: str | None) -> tuple[Run, Change]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from shared.domain.models import Attempt, RunId, Step, StepId, TenantId
 from shared.errors import RunNotFound, StepNotFound
 from shared.store import runs
@@ -16,6 +19,15 @@ def list_page(db: Database, tenant: TenantId, run_id: RunId, *, after_no: int, l
         if not found and runs.get(cur, tenant, run_id) is None:
             raise RunNotFound(f"no run {run_id}")
         return found
+
+
+@contextmanager
+def stream(db: Database, tenant: TenantId, run_id: RunId) -> Iterator[Iterator[Step]]:
+    """Open all steps of a run as of one moment, in topological order, or raise :class:`RunNotFound`."""
+    with db.snapshot(tenant) as snapshot:
+        if runs.get(snapshot, tenant, run_id) is None:
+            raise RunNotFound(f"no run {run_id}")
+        yield store.stream_steps(snapshot, tenant, run_id)
 
 
 def get(db: Database, tenant: TenantId, run_id: RunId, step_id: StepId) -> tuple[Step, list[Attempt]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.models import AuditEntry, AuditOutcome, Sha256, TenantId
-from shared.store.db import Cursor, Row, one
+from shared.domain.models import AuditEntry, AuditFilter, AuditOutcome, Sha256, TenantId
+from shared.store.db import Cursor, Row, Snapshot, one
 from shared.store.queries import load
 
 _SQL = load("calls")
@@ -91,30 +91,31 @@ def note(cur: Cursor, tenant: TenantId, entry: AuditEntry) -> None:
 
 
 def list_audit(
-    cur: Cursor,
-    tenant: TenantId,
-    *,
-    action: str | None,
-    from_utc: datetime | None,
-    to_utc: datetime | None,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
+    cur: Cursor, tenant: TenantId, wanted: AuditFilter, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[AuditEntry]:
     """Read a page of the audit trail, newest first; ``after`` is (at_utc, audit_id) of the last line seen."""
-    after_utc, after_audit_id = after or (None, None)
-    cur.execute(
-        _SQL["list_audit"],
-        {
-            "tenant": tenant,
-            "action": action,
-            "from_utc": from_utc,
-            "to_utc": to_utc,
-            "after_utc": after_utc,
-            "after_audit_id": None if after_audit_id is None else str(after_audit_id),
-            "max_rows": limit,
-        },
-    )
+    cur.execute(_SQL["list_audit"], _listed(tenant, wanted, after, limit))
     return [_entry(row) for row in cur.fetchall()]
+
+
+def stream_audit(snapshot: Snapshot, tenant: TenantId, wanted: AuditFilter) -> Iterator[AuditEntry]:
+    """Read the whole audit trail, newest first, few lines of it in memory at a time."""
+    return map(_entry, snapshot.stream(_SQL["list_audit"], _listed(tenant, wanted, None, None)))
+
+
+def _listed(
+    tenant: TenantId, wanted: AuditFilter, after: tuple[datetime, UUID] | None, limit: int | None
+) -> dict[str, object]:
+    after_utc, after_audit_id = after or (None, None)
+    return {
+        "tenant": tenant,
+        "action": wanted.action,
+        "from_utc": wanted.from_utc,
+        "to_utc": wanted.to_utc,
+        "after_utc": after_utc,
+        "after_audit_id": None if after_audit_id is None else str(after_audit_id),
+        "max_rows": limit,
+    }
 
 
 def _entry(row: Row) -> AuditEntry:

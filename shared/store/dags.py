@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, Sha256, TenantId
-from shared.store.db import Cursor, Row
+from shared.store.db import Cursor, Row, Snapshot
 from shared.store.queries import load
 
 _SQL = load("dags")
@@ -102,24 +102,43 @@ def list_versions(
     *,
     dag_id: DagId | None,
     active: bool | None,
-    after: tuple[str, str, str] | None,
+    after: tuple[str, str | None, str | None] | None,
     limit: int,
 ) -> list[DagVersion]:
-    """Read a page of versions; ``after`` is (dag_id, precedence, version) of the last one seen."""
-    after_dag_id, after_precedence, after_version = after or (None, None, None)
-    cur.execute(
-        _SQL["list_versions"],
-        {
-            "tenant": tenant,
-            "dag_id": dag_id,
-            "active": active,
-            "after_dag_id": after_dag_id,
-            "after_precedence": after_precedence,
-            "after_version": after_version,
-            "max_rows": limit,
-        },
-    )
+    """Read a page of versions.
+
+    ``after`` is (dag_id, precedence, version) of the last one seen, or its DAG alone, when
+    the page is to begin with the next DAG.
+    """
+    cur.execute(_SQL["list_versions"], _listed(tenant, dag_id, active, after, limit))
     return [_version(row) for row in cur.fetchall()]
+
+
+def stream_versions(
+    snapshot: Snapshot, tenant: TenantId, *, dag_id: DagId | None, active: bool | None
+) -> Iterator[DagVersion]:
+    """Read all versions in the order of the pages, few of them in memory: their metadata may be large."""
+    listed = _listed(tenant, dag_id, active, None, None)
+    return map(_version, snapshot.stream(_SQL["list_versions"], listed, batch=20))
+
+
+def _listed(
+    tenant: TenantId,
+    dag_id: DagId | None,
+    active: bool | None,
+    after: tuple[str, str | None, str | None] | None,
+    limit: int | None,
+) -> dict[str, object]:
+    after_dag_id, after_precedence, after_version = after or (None, None, None)
+    return {
+        "tenant": tenant,
+        "dag_id": dag_id,
+        "active": active,
+        "after_dag_id": after_dag_id,
+        "after_precedence": after_precedence,
+        "after_version": after_version,
+        "max_rows": limit,
+    }
 
 
 def set_active(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str, *, active: bool) -> None:

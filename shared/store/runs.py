@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.models import Change, DagId, JsonObject, Run, RunId, Sha256, TenantId
+from shared.domain.models import Change, JsonObject, Run, RunFilter, RunId, Sha256, TenantId
 from shared.domain.states import RunStatus
-from shared.store.db import Cursor, Row, one
+from shared.store.db import Cursor, Row, Snapshot, one
 from shared.store.queries import load
 
 _SQL = load("runs")
@@ -68,30 +69,39 @@ def get_by_token(cur: Cursor, tenant: TenantId, run_token: str) -> Run | None:
 def list_runs(
     cur: Cursor,
     tenant: TenantId,
+    wanted: RunFilter,
     *,
-    dag_id: DagId | None,
-    status: RunStatus | None,
-    from_utc: datetime | None,
-    to_utc: datetime | None,
-    after: tuple[datetime, RunId] | None,
+    after: tuple[datetime, RunId | None] | None,
     limit: int,
 ) -> list[Run]:
-    """Read a page of runs, newest first; ``after`` is (started_utc, run_id) of the last one seen."""
-    after_utc, after_run_id = after or (None, None)
-    cur.execute(
-        _SQL["list_runs"],
-        {
-            "tenant": tenant,
-            "dag_id": dag_id,
-            "status": status,
-            "from_utc": from_utc,
-            "to_utc": to_utc,
-            "after_utc": after_utc,
-            "after_run_id": None if after_run_id is None else str(after_run_id),
-            "max_rows": limit,
-        },
-    )
+    """Read a page of runs, newest first.
+
+    ``after`` is (started_utc, run_id) of the last one seen; without ``run_id``, the page
+    begins with those that started earlier.
+    """
+    cur.execute(_SQL["list_runs"], _listed(tenant, wanted, after, limit))
     return [_run(row) for row in cur.fetchall()]
+
+
+def stream_runs(snapshot: Snapshot, tenant: TenantId, wanted: RunFilter) -> Iterator[Run]:
+    """Read all runs, newest first, few of them in memory at a time."""
+    return map(_run, snapshot.stream(_SQL["list_runs"], _listed(tenant, wanted, None, None)))
+
+
+def _listed(
+    tenant: TenantId, wanted: RunFilter, after: tuple[datetime, RunId | None] | None, limit: int | None
+) -> dict[str, object]:
+    after_utc, after_run_id = after or (None, None)
+    return {
+        "tenant": tenant,
+        "dag_id": wanted.dag_id,
+        "status": wanted.status,
+        "from_utc": wanted.from_utc,
+        "to_utc": wanted.to_utc,
+        "after_utc": after_utc,
+        "after_run_id": None if after_run_id is None else str(after_run_id),
+        "max_rows": limit,
+    }
 
 
 def cancel(cur: Cursor, tenant: TenantId, run_id: RunId, reason: str | None) -> RunStatus | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from shared.domain.models import Attempt, RunId, Step, StepId, TenantId
 from shared.domain.states import AttemptStatus, ErrorCode, StepStatus
-from shared.store.db import Cursor, Row
+from shared.store.db import Cursor, Row, Snapshot
 from shared.store.queries import load
 
 _SQL = load("steps")
@@ -12,10 +14,17 @@ _SQL = load("steps")
 
 def list_steps(cur: Cursor, tenant: TenantId, run_id: RunId, *, after_no: int, limit: int) -> list[Step]:
     """Read a page of a run's steps in topological order, after ``after_no`` (-1: from the first)."""
-    cur.execute(
-        _SQL["list_steps"], {"tenant": tenant, "run_id": str(run_id), "after_no": after_no, "max_rows": limit}
-    )
+    cur.execute(_SQL["list_steps"], _listed(tenant, run_id, after_no, limit))
     return [_step(row) for row in cur.fetchall()]
+
+
+def stream_steps(snapshot: Snapshot, tenant: TenantId, run_id: RunId) -> Iterator[Step]:
+    """Read all steps of a run in topological order, few of them in memory at a time."""
+    return map(_step, snapshot.stream(_SQL["list_steps"], _listed(tenant, run_id, -1, None)))
+
+
+def _listed(tenant: TenantId, run_id: RunId, after_no: int, limit: int | None) -> dict[str, object]:
+    return {"tenant": tenant, "run_id": str(run_id), "after_no": after_no, "max_rows": limit}
 
 
 def get_step(cur: Cursor, tenant: TenantId, run_id: RunId, step_id: StepId) -> Step | None:

@@ -63,24 +63,43 @@ FROM orch.dag_versions AS v
 WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s AND v.step_count > 0;
 
 -- name: list_versions
--- Versions by DAG, newest first, after the last one seen.
-SELECT
-    v.dag_id, v.version, encode(v.spec_hash, 'hex'), v.created_utc, v.created_by, v.disabled_utc,
-    v.step_count, v.metadata, NULL, v.signature
-FROM orch.dag_versions AS v
-WHERE
-    v.tenant = %(tenant)s AND v.step_count > 0
-    AND (%(dag_id)s::text IS NULL OR v.dag_id = %(dag_id)s)
-    AND (%(active)s::boolean IS NULL OR (v.disabled_utc IS NULL) = %(active)s)
-    AND (
-        %(after_dag_id)s::text IS NULL
-        OR v.dag_id > %(after_dag_id)s
-        OR (
-            v.dag_id = %(after_dag_id)s
-            AND (v.precedence, v.version) < (%(after_precedence)s, %(after_version)s)
-        )
+-- Versions by DAG, newest first, after the last one seen, without what may be large and is not shown;
+-- max_rows NULL: all of them. Each filter has its index, which the CASE chooses by repeating its condition.
+-- The rest of the last one's DAG is sought apart, since the two halves of the key run in opposite directions.
+WITH matching AS NOT MATERIALIZED (
+    SELECT
+        v.dag_id, v.version, encode(v.spec_hash, 'hex') AS spec_hash, v.created_utc, v.created_by,
+        v.disabled_utc, v.step_count, v.metadata, NULL::json AS definition, NULL::json AS signature,
+        v.precedence
+    FROM orch.dag_versions AS v
+    WHERE
+        v.tenant = %(tenant)s
+        AND CASE
+            WHEN %(active)s::boolean IS NULL THEN v.step_count > 0
+            WHEN %(active)s::boolean THEN v.disabled_utc IS NULL
+            ELSE v.disabled_utc IS NOT NULL
+        END
+        AND (%(dag_id)s::text IS NULL OR v.dag_id = %(dag_id)s)
+)
+
+SELECT page.* FROM (
+    (
+        SELECT m.* FROM matching AS m
+        WHERE
+            m.dag_id = %(after_dag_id)s
+            AND (m.precedence, m.version) < (%(after_precedence)s, %(after_version)s)
+        ORDER BY m.dag_id, m.precedence DESC, m.version DESC
+        LIMIT %(max_rows)s
     )
-ORDER BY v.dag_id, v.precedence DESC, v.version DESC
+    UNION ALL
+    (
+        SELECT m.* FROM matching AS m
+        WHERE %(after_dag_id)s::text IS NULL OR m.dag_id > %(after_dag_id)s
+        ORDER BY m.dag_id, m.precedence DESC, m.version DESC
+        LIMIT %(max_rows)s
+    )
+) AS page
+ORDER BY page.dag_id, page.precedence DESC, page.version DESC
 LIMIT %(max_rows)s;
 
 -- name: set_active

@@ -29,27 +29,47 @@ FROM orch.runs AS r
 WHERE r.tenant = %(tenant)s AND r.run_token = %(run_token)s;
 
 -- name: list_runs
--- Runs, newest first, after the last one seen.
-SELECT
-    r.run_id, r.trace_id, r.dag_id, r.dag_version, r.status, encode(r.inputs_hash, 'hex'),
-    encode(r.outputs_hash, 'hex'), r.run_token, r.created_by, r.started_utc, r.ended_utc,
-    r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
-    encode(r.ledger_head, 'hex'), r.seq
-FROM orch.runs AS r
-WHERE
-    r.tenant = %(tenant)s AND r.step_count > 0
-    AND (%(dag_id)s::text IS NULL OR r.dag_id = %(dag_id)s)
-    AND (%(status)s::text IS NULL OR r.status = %(status)s)
-    AND (%(from_utc)s::timestamptz IS NULL OR r.started_utc >= %(from_utc)s)
-    AND (%(to_utc)s::timestamptz IS NULL OR r.started_utc < %(to_utc)s)
-    AND (
-        %(after_utc)s::timestamptz IS NULL
-        OR (
-            r.started_utc <= %(after_utc)s
-            AND (r.started_utc < %(after_utc)s OR r.run_id > %(after_run_id)s::uuid)
-        )
+-- Runs, newest first, after the last one seen; max_rows NULL: all of them.
+-- Each combination of filters has an index of its own, which the CASE chooses by repeating its condition.
+-- Those that started in the same millisecond as the last one seen are sought apart, since the two halves of
+-- the key run in opposite directions: there may be a million of them.
+WITH matching AS NOT MATERIALIZED (
+    SELECT
+        r.run_id, r.trace_id, r.dag_id, r.dag_version, r.status, encode(r.inputs_hash, 'hex') AS inputs_hash,
+        encode(r.outputs_hash, 'hex') AS outputs_hash, r.run_token, r.created_by, r.started_utc, r.ended_utc,
+        r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
+        encode(r.ledger_head, 'hex') AS ledger_head, r.seq
+    FROM orch.runs AS r
+    WHERE
+        r.tenant = %(tenant)s
+        AND CASE
+            WHEN %(dag_id)s::text IS NULL AND %(status)s::text IS NULL THEN r.step_count > 0
+            WHEN %(status)s::text IS NULL THEN r.dag_version_id > 0
+            WHEN %(dag_id)s::text IS NULL THEN r.trace_id <> ''
+            ELSE r.dag_version <> ''
+        END
+        AND (%(dag_id)s::text IS NULL OR r.dag_id = %(dag_id)s)
+        AND (%(status)s::text IS NULL OR r.status = %(status)s)
+        AND (%(from_utc)s::timestamptz IS NULL OR r.started_utc >= %(from_utc)s)
+        AND (%(to_utc)s::timestamptz IS NULL OR r.started_utc < %(to_utc)s)
+)
+
+SELECT page.* FROM (
+    (
+        SELECT m.* FROM matching AS m
+        WHERE m.started_utc = %(after_utc)s::timestamptz AND m.run_id > %(after_run_id)s::uuid
+        ORDER BY m.started_utc DESC, m.run_id
+        LIMIT %(max_rows)s
     )
-ORDER BY r.started_utc DESC, r.run_id
+    UNION ALL
+    (
+        SELECT m.* FROM matching AS m
+        WHERE %(after_utc)s::timestamptz IS NULL OR m.started_utc < %(after_utc)s
+        ORDER BY m.started_utc DESC, m.run_id
+        LIMIT %(max_rows)s
+    )
+) AS page
+ORDER BY page.started_utc DESC, page.run_id
 LIMIT %(max_rows)s;
 
 -- name: cancel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from orchestrator_api.rate_limit import RateLimits
 from shared.artifacts import open_store
 from shared.config import Settings
 from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
+from shared.embedded import postgres
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
 from shared.services import work
 from shared.store.db import Database
+from tests.support.rows import rows
 from tests.support.servers import Servers
 from tests.support.tokens import Signer, ec_signer, jwks
 
@@ -111,11 +114,15 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
     key_file = folder / "jwks.json"
     key_file.write_text(jwks(signer))
     db = Database(database_url, role="orch_api", size=8, application_name="test-api")
+    db_of_streams = Database(
+        database_url, role="orch_api", size=2, application_name="test-streams", wait_seconds=0.1
+    )
     db_of_all = Database(database_url, role="orch_service", size=2, application_name="test-service")
     celery = make_celery(Settings(redis_url=redis_url))
     dispatcher = Dispatcher(db, celery)
     parts = Parts(
         db=db,
+        db_of_streams=db_of_streams,
         db_of_all=db_of_all,
         dispatcher=dispatcher,
         ping_queue=queue_probe(redis_url),
@@ -130,6 +137,7 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
     dispatcher.close()
     celery.close()
     db.close()
+    db_of_streams.close()
     db_of_all.close()
 
 
@@ -156,3 +164,25 @@ def quiet_api(tmp_path_factory: pytest.TempPathFactory, signer: Signer, servers:
         running(folder, signer, servers.url(name), redis_url) as shared,
     ):
         yield shared
+
+
+RUNS = int(os.environ.get("LARGE_LIST_RUNS", "200000"))
+"""A million takes minutes on a busy machine, and a leak of 256 bytes a run shows at this number, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Large:
+    """A ledger with long lists of tenant acme, which nobody may change."""
+
+    url: str
+    owner_url: str
+
+
+@pytest.fixture(scope="session")
+def large(servers: Servers) -> Iterator[Large]:
+    with servers.new_database() as name:
+        made = Large(url=servers.url(name), owner_url=servers.url(name, user=postgres.OWNER))
+        with rows(made.owner_url) as written:
+            written.many_runs("acme", RUNS)
+            written.many_others("acme")
+        yield made

@@ -143,6 +143,15 @@ def test_a_malformed_argument_is_refused_by_name(api: Api, path: str) -> None:
     assert response.get_json()["error"]["details"]
 
 
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=name)
+def test_head_is_answered_wherever_get_is(api: Api, route: Route) -> None:
+    got, head = api.get(path_of(route)), api.call("HEAD", path_of(route))
+    assert (head.status_code, head.data) == (got.status_code, b"")
+    assert set(head.headers.keys()) == set(got.headers.keys())
+    refused = api.call("PATCH", path_of(route))
+    assert {"GET", "HEAD"} <= set(refused.headers["Allow"].split(", "))
+
+
 @pytest.mark.parametrize("path", ["/dags", "/runs"])
 @pytest.mark.parametrize(
     ("body", "content_type", "expected"),

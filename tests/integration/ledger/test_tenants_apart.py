@@ -10,7 +10,16 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from shared.domain.models import ArtifactRef, AuditEntry, AuditOutcome, RunId, Sha256, StepId, TenantId
+from shared.domain.models import (
+    ArtifactRef,
+    AuditEntry,
+    AuditOutcome,
+    RunFilter,
+    RunId,
+    Sha256,
+    StepId,
+    TenantId,
+)
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
 from shared.services import artifacts, calls, dags, events, health, runs, steps
@@ -282,9 +291,7 @@ def test_every_service_finds_nothing_of_another_tenant(ledger: Ledger, run_id: R
     assert artifacts.owned(api, ledger.tenant, BYTES.sha256).size_bytes == 3
     assert events.list_all(api, OTHER, run_id) == []
     assert dags.list_page(api, OTHER, dag_id=None, active=None, after=None, limit=5) == []
-    assert not runs.list_page(
-        api, OTHER, dag_id=None, status=None, from_utc=None, to_utc=None, after=None, limit=5
-    )
+    assert runs.list_page(api, OTHER, RunFilter(), after=None, limit=5) == []
     assert health.queues(api, OTHER) == [] != health.queues(api, ledger.tenant)
     assert dags.get(api, ledger.tenant, dag.dag_id, dag.version).active
     assert runs.get(api, ledger.tenant, run_id).cancel_requested_utc is None

@@ -8,7 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from shared.domain.models import Change, Claim, JsonObject, Released, StepId, Stopped, TenantId, WorkerId
+from shared.domain.models import (
+    Change,
+    Claim,
+    JsonObject,
+    Released,
+    RunFilter,
+    StepId,
+    Stopped,
+    TenantId,
+    WorkerId,
+)
 from shared.domain.states import RunStatus
 from shared.errors import (
     DagDisabled,
@@ -319,7 +329,4 @@ def test_inputs_that_break_the_schema_start_nothing(ledger: Ledger) -> None:
     with pytest.raises(InvalidInputs) as raised:
         ledger.start(spec, inputs={"n": "x"})
     assert raised.value.problems[0].field == "inputs.n"
-    listed = runs.list_page(
-        ledger.api, ledger.tenant, dag_id=None, status=None, from_utc=None, to_utc=None, after=None, limit=5
-    )
-    assert listed == []
+    assert runs.list_page(ledger.api, ledger.tenant, RunFilter(), after=None, limit=5) == []
