@@ -26,10 +26,13 @@ class Parts:
     """What handlers work with.
 
     ``db`` is bound to one tenant at a time. ``db_of_all`` sees every tenant, and
-    serves an operator's view of the queues only. ``ping_queue`` raises QueueUnavailable.
+    serves an operator's view of the queues only. ``db_of_streams`` is for answers that last as
+    long as their readers are slow: fewer than the threads, so that they cannot take all of them.
+    ``ping_queue`` raises QueueUnavailable.
     """
 
     db: Database
+    db_of_streams: Database
     db_of_all: Database
     dispatcher: Dispatcher
     ping_queue: Callable[[], None]

@@ -35,6 +35,13 @@ def make_application() -> Flask:
     return create_app(
         Parts(
             db=db,
+            db_of_streams=Database(
+                settings.database_url,
+                role="orch_api",
+                size=max(1, settings.web_threads // 2),
+                application_name=name,
+                wait_seconds=0.5,
+            ),
             db_of_all=Database(settings.database_url, role="orch_service", size=1, application_name=name),
             dispatcher=Dispatcher(db, make_celery(settings)),
             ping_queue=queue_probe(settings.redis_url),

@@ -111,11 +111,15 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
     key_file = folder / "jwks.json"
     key_file.write_text(jwks(signer))
     db = Database(database_url, role="orch_api", size=8, application_name="test-api")
+    db_of_streams = Database(
+        database_url, role="orch_api", size=2, application_name="test-streams", wait_seconds=0.1
+    )
     db_of_all = Database(database_url, role="orch_service", size=2, application_name="test-service")
     celery = make_celery(Settings(redis_url=redis_url))
     dispatcher = Dispatcher(db, celery)
     parts = Parts(
         db=db,
+        db_of_streams=db_of_streams,
         db_of_all=db_of_all,
         dispatcher=dispatcher,
         ping_queue=queue_probe(redis_url),
@@ -130,6 +134,7 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
     dispatcher.close()
     celery.close()
     db.close()
+    db_of_streams.close()
     db_of_all.close()
 
 
