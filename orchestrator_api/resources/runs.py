@@ -8,15 +8,17 @@ from uuid import UUID
 
 from flask import Response, request, url_for
 
-from orchestrator_api import query, render
+from orchestrator_api import ndjson, query, render
 from orchestrator_api.context import PREFIX, subject, tenant, trace_id
+from orchestrator_api.errors import NotAcceptable
+from orchestrator_api.export import open_export
 from orchestrator_api.idempotency import Call
 from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 from orchestrator_api.schemas.run import cancel_reason, start_run
-from shared.domain.models import Run, RunId
+from shared.domain.models import Run, RunFilter, RunId
 from shared.domain.states import RunStatus
 from shared.services import runs
 
@@ -42,19 +44,16 @@ def start(call: Call) -> Response:
 
 def list_runs() -> Response:
     """List runs, the one started last first."""
-    dag_id = query.optional(request.args, "dagId", query.dag_id)
-    status = query.optional(request.args, "status", query.one_of(RunStatus))
-    from_utc = query.optional(request.args, "from", query.timestamp)
-    to_utc = query.optional(request.args, "to", query.timestamp)
+    wanted = _wanted()
 
     def read(after: Key | None, limit: int) -> Sequence[Run]:
         return runs.list_page(
             parts().db,
             tenant(),
-            dag_id=dag_id,
-            status=status,
-            from_utc=from_utc,
-            to_utc=to_utc,
+            dag_id=wanted.dag_id,
+            status=wanted.status,
+            from_utc=wanted.from_utc,
+            to_utc=wanted.to_utc,
             after=None
             if after is None
             else (datetime.fromisoformat(str(after[0])), RunId(UUID(str(after[1])))),
@@ -62,6 +61,22 @@ def list_runs() -> Response:
         )
 
     return page(read=read, key=lambda run: (run.started_utc.isoformat(), str(run.run_id)), render=render.run)
+
+
+def export() -> Response:
+    """Give runs with all that belongs to them, the one started first first, for keeping and verifying."""
+    if request.accept_mimetypes and not request.accept_mimetypes.quality("application/x-ndjson"):
+        raise NotAcceptable("an export is application/x-ndjson")
+    return ndjson.stream(open_export(parts().db_of_streams, tenant(), _wanted()))
+
+
+def _wanted() -> RunFilter:
+    return RunFilter(
+        dag_id=query.optional(request.args, "dagId", query.dag_id),
+        status=query.optional(request.args, "status", query.one_of(RunStatus)),
+        from_utc=query.optional(request.args, "from", query.timestamp),
+        to_utc=query.optional(request.args, "to", query.timestamp),
+    )
 
 
 def get(run_id: str) -> Response:

@@ -117,6 +117,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs are wanted; they started at ``from_utc`` or later, before ``to_utc``."""
+
+    dag_id: DagId | None = None
+    status: RunStatus | None = None
+    from_utc: datetime | None = None
+    to_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A step of a run as recorded. ``outputs`` is ``None`` until it succeeded (``{}`` when skipped)."""
 

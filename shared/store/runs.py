@@ -55,14 +55,14 @@ def get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run | None:
     """Read one run."""
     cur.execute(_SQL["get"], {"tenant": tenant, "run_id": str(run_id)})
     row = cur.fetchone()
-    return None if row is None else _run(row)
+    return None if row is None else as_run(row)
 
 
 def get_by_token(cur: Cursor, tenant: TenantId, run_token: str) -> Run | None:
     """Read the run that a token started."""
     cur.execute(_SQL["get_by_token"], {"tenant": tenant, "run_token": run_token})
     row = cur.fetchone()
-    return None if row is None else _run(row)
+    return None if row is None else as_run(row)
 
 
 def list_runs(
@@ -91,7 +91,7 @@ def list_runs(
             "max_rows": limit,
         },
     )
-    return [_run(row) for row in cur.fetchall()]
+    return [as_run(row) for row in cur.fetchall()]
 
 
 def cancel(cur: Cursor, tenant: TenantId, run_id: RunId, reason: str | None) -> RunStatus | None:
@@ -101,7 +101,8 @@ def cancel(cur: Cursor, tenant: TenantId, run_id: RunId, reason: str | None) -> 
     return None if status is None else RunStatus(status)
 
 
-def _run(row: Row) -> Run:
+def as_run(row: Row) -> Run:
+    """Give the columns that every query of whole runs begins with their types."""
     return Run(
         run_id=RunId(UUID(row[0])),
         trace_id=row[1],

@@ -15,27 +15,28 @@ def list_steps(cur: Cursor, tenant: TenantId, run_id: RunId, *, after_no: int, l
     cur.execute(
         _SQL["list_steps"], {"tenant": tenant, "run_id": str(run_id), "after_no": after_no, "max_rows": limit}
     )
-    return [_step(row) for row in cur.fetchall()]
+    return [as_step(row) for row in cur.fetchall()]
 
 
 def get_step(cur: Cursor, tenant: TenantId, run_id: RunId, step_id: StepId) -> Step | None:
     """Read one step of a run."""
     cur.execute(_SQL["get_step"], {"tenant": tenant, "run_id": str(run_id), "step_id": step_id})
     row = cur.fetchone()
-    return None if row is None else _step(row)
+    return None if row is None else as_step(row)
 
 
 def list_attempts(cur: Cursor, tenant: TenantId, run_id: RunId, step_no: int) -> list[Attempt]:
     """Read the attempts of a step, first to last."""
     cur.execute(_SQL["list_attempts"], {"tenant": tenant, "run_id": str(run_id), "step_no": step_no})
-    return [_attempt(row) for row in cur.fetchall()]
+    return [as_attempt(row) for row in cur.fetchall()]
 
 
 def _error_code(value: str | None) -> ErrorCode | None:
     return None if value is None else ErrorCode(value)
 
 
-def _step(row: Row) -> Step:
+def as_step(row: Row) -> Step:
+    """Give the columns of a query of whole steps their types."""
     return Step(
         step_id=row[0],
         step_no=row[1],
@@ -55,7 +56,8 @@ def _step(row: Row) -> Step:
     )
 
 
-def _attempt(row: Row) -> Attempt:
+def as_attempt(row: Row) -> Attempt:
+    """Give the columns of a query of attempts their types."""
     return Attempt(
         attempt=row[0],
         status=AttemptStatus(row[1]),
