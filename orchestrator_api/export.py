@@ -55,4 +55,5 @@ def _with_hash(event: Event) -> bytes:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """Write a value in ASCII: many programs take U+2028 and its kind for the end of a line."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")

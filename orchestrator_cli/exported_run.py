@@ -138,7 +138,7 @@ def _check_events(run: Part, events: list[Json], steps: list[_Step]) -> str:
         run.wrong("it has no events")
     for step in steps:
         if told[step.step_id] != (step.status, step.attempt):
-            run.wrong(f"step {shown(step.step_id)}: its events tell of another status or attempt")
+            run.wrong(f"step {shown(step.step_id)}: its events lead to another status or attempt")
     return tenant
 
 
@@ -155,7 +155,9 @@ def _follow(event: Part, told: dict[str, tuple[StepStatus, int]]) -> None:
     step_id, status = event.text("stepId"), event.one_of("stepStatus", StepStatus)
     if step_id not in told:
         event.wrong(f"the run has no step {shown(step_id)}")
-    before, _ = told[step_id]
+    before, attempt = told[step_id]
     if not is_legal(before, status):
         event.wrong(f"step {shown(step_id)} goes from {before} to {status}")
-    told[step_id] = (status, event.integer("attempt"))
+    attempt += status is StepStatus.RUNNING
+    event.expect("attempt", attempt)
+    told[step_id] = (status, attempt)

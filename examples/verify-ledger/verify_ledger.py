@@ -247,8 +247,11 @@ def check_events(run: dict[str, Any], events: list[Any], steps: list[dict[str, A
 def follow(told: dict[str, tuple[str, int]], event: dict[str, Any]) -> None:
     step_id, status = member(event, "stepId", str), member(event, "stepStatus", str)
     check(step_id in told, "an event tells of an unknown step")
-    check(status in AFTER.get(told[step_id][0], ()), f"a step goes from {told[step_id][0]} to another state")
-    told[step_id] = (status, member(event, "attempt", int))
+    before, attempt = told[step_id]
+    check(status in AFTER.get(before, ()), f"a step goes from {before} to a state that does not follow")
+    attempt += status == "running"
+    check(member(event, "attempt", int) == attempt, "an event tells of another attempt")
+    told[step_id] = (status, attempt)
 
 
 # The file.
