@@ -24,6 +24,13 @@ ALL = RunFilter()
 Line = dict[str, Any]
 
 
+class Export(bytes):
+    """The bytes of an export; a failing test shows their number, not all of them."""
+
+    def __repr__(self) -> str:
+        return f"<an export of {len(self)} bytes>"
+
+
 def load_script() -> ModuleType:
     """Load the example as a module."""
     spec = importlib.util.spec_from_file_location("verify_ledger", SCRIPT)
@@ -36,10 +43,10 @@ def load_script() -> ModuleType:
 script = load_script()
 
 
-def exported(ledger: Ledger, wanted: RunFilter = ALL) -> bytes:
+def exported(ledger: Ledger, wanted: RunFilter = ALL) -> Export:
     """Export the ledger of a tenant."""
     with open_export(ledger.api, ledger.tenant, wanted) as pieces:
-        return b"".join(pieces)
+        return Export(b"".join(pieces))
 
 
 def wrong_line(data: bytes) -> int | None:
@@ -79,7 +86,7 @@ def manifest(data: bytes, count: int) -> bytes:
 
 
 def fill(ledger: Ledger) -> None:
-    """Leave runs that completed, failed, were cancelled, are under way; attempts retried, lost, given back."""
+    """Leave runs that completed, failed, were cancelled, are under way; attempts lost, retried, released."""
     _completed(ledger)
     _failed(ledger)
     _lost(ledger)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared.store.db import Database
-from tests.support.exported import exported, fill
+from tests.support.exported import Export, exported, fill
 from tests.support.ledger import Ledger
 from tests.support.servers import Servers
 
@@ -26,7 +26,7 @@ def filled(servers: Servers) -> Iterator[Ledger]:
 
 
 @pytest.fixture(scope="package")
-def export(filled: Ledger) -> bytes:
+def export(filled: Ledger) -> Export:
     return exported(filled)
 
 
