@@ -10,10 +10,19 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from shared.domain.models import ArtifactRef, AuditEntry, AuditOutcome, RunId, Sha256, StepId, TenantId
+from shared.domain.models import (
+    ArtifactRef,
+    AuditEntry,
+    AuditOutcome,
+    RunFilter,
+    RunId,
+    Sha256,
+    StepId,
+    TenantId,
+)
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, health, runs, steps
+from shared.services import artifacts, calls, dags, events, export, health, runs, steps
 from shared.services.calls import CallKey, Kept
 from shared.store import queries
 from shared.store.db import Database
@@ -285,6 +294,8 @@ def test_every_service_finds_nothing_of_another_tenant(ledger: Ledger, run_id: R
     assert not runs.list_page(
         api, OTHER, dag_id=None, status=None, from_utc=None, to_utc=None, after=None, limit=5
     )
+    with export.open_runs(api, OTHER, RunFilter()) as theirs:
+        assert list(theirs) == []
     assert health.queues(api, OTHER) == [] != health.queues(api, ledger.tenant)
     assert dags.get(api, ledger.tenant, dag.dag_id, dag.version).active
     assert runs.get(api, ledger.tenant, run_id).cancel_requested_utc is None
