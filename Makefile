@@ -42,6 +42,7 @@ lint: setup ## Check style, SQL and the direction of imports.
 type: setup ## Check the types (mypy --strict).
 	$(BIN)/mypy
 	$(BIN)/mypy examples/environment-audit/scripts
+	$(BIN)/mypy examples/verify-ledger
 
 test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themselves.
 	$(BIN)/python -m pytest

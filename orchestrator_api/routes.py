@@ -91,6 +91,15 @@ ROUTES: tuple[Route, ...] = (
         access=READ,
         query=_PAGE | {"dagId", "status", "from", "to"},
     ),
+    Route(
+        method="GET",
+        path="/runs:export",
+        view=runs.export,
+        access=READ,
+        query=frozenset({"dagId", "status", "from", "to"}),
+        any_type=True,
+        bulk=True,
+    ),
     Route(method="GET", path="/runs/<part:run_id>", view=runs.get, access=READ),
     Route(
         method="POST",

@@ -11,6 +11,7 @@ _COMMANDS = {
     "demo": "orchestrator_cli.demo:demo",
     "token": "orchestrator_cli.token:token",
     "db": "orchestrator_cli.db:db",
+    "ledger": "orchestrator_cli.ledger:ledger",
 }
 
 

@@ -8,8 +8,10 @@ from uuid import UUID
 
 from flask import Response, request, url_for
 
-from orchestrator_api import query, render
+from orchestrator_api import ndjson, query, render
 from orchestrator_api.context import PREFIX, subject, tenant, trace_id
+from orchestrator_api.errors import NotAcceptable
+from orchestrator_api.export import open_export
 from orchestrator_api.idempotency import Call
 from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
@@ -42,12 +44,7 @@ def start(call: Call) -> Response:
 
 def list_runs() -> Response:
     """List runs, the one started last first."""
-    wanted = RunFilter(
-        dag_id=query.optional(request.args, "dagId", query.dag_id),
-        status=query.optional(request.args, "status", query.one_of(RunStatus)),
-        from_utc=query.optional(request.args, "from", query.timestamp),
-        to_utc=query.optional(request.args, "to", query.timestamp),
-    )
+    wanted = _wanted()
 
     def read(after: Key | None, limit: int) -> Sequence[Run]:
         last = None if after is None else _read_end(after)
@@ -70,6 +67,22 @@ def _end(last: Run, following: Run) -> Key:
 def _read_end(end: Key) -> tuple[datetime, RunId | None]:
     started, *run_id = map(str, end)
     return datetime.fromisoformat(started), RunId(UUID(run_id[0])) if run_id else None
+
+
+def export() -> Response:
+    """Give runs with all that belongs to them, the one started first first, for keeping and verifying."""
+    if request.accept_mimetypes and not request.accept_mimetypes.quality("application/x-ndjson"):
+        raise NotAcceptable("an export is application/x-ndjson")
+    return ndjson.stream(open_export(parts().db_of_streams, tenant(), _wanted()))
+
+
+def _wanted() -> RunFilter:
+    return RunFilter(
+        dag_id=query.optional(request.args, "dagId", query.dag_id),
+        status=query.optional(request.args, "status", query.one_of(RunStatus)),
+        from_utc=query.optional(request.args, "from", query.timestamp),
+        to_utc=query.optional(request.args, "to", query.timestamp),
+    )
 
 
 def get(run_id: str) -> Response:

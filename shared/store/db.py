@@ -186,8 +186,10 @@ class Database:
         begin = (
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
             " SET LOCAL idle_in_transaction_session_timeout = '120s';"
-            # Rows come in the order of an index, the first at once: not from a sort of all of them on disk.
-            " SET LOCAL enable_sort = off; "
+            # What is streamed comes in the order of an index, the first row at once: no plan that must see
+            # everything first, however few rows the planner takes a fresh table to have.
+            " SET LOCAL cursor_tuple_fraction = 0; SET LOCAL enable_sort = off;"
+            " SET LOCAL enable_bitmapscan = off; "
         )
         with self._connection() as connection, connection.cursor() as cursor:
             snapshot = Snapshot(cursor, self._opening(begin, cursor, tenant))

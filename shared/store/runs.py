@@ -56,14 +56,14 @@ def get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run | None:
     """Read one run."""
     cur.execute(_SQL["get"], {"tenant": tenant, "run_id": str(run_id)})
     row = cur.fetchone()
-    return None if row is None else _run(row)
+    return None if row is None else as_run(row)
 
 
 def get_by_token(cur: Cursor, tenant: TenantId, run_token: str) -> Run | None:
     """Read the run that a token started."""
     cur.execute(_SQL["get_by_token"], {"tenant": tenant, "run_token": run_token})
     row = cur.fetchone()
-    return None if row is None else _run(row)
+    return None if row is None else as_run(row)
 
 
 def list_runs(
@@ -80,12 +80,12 @@ def list_runs(
     begins with those that started earlier.
     """
     cur.execute(_SQL["list_runs"], _listed(tenant, wanted, after, limit))
-    return [_run(row) for row in cur.fetchall()]
+    return [as_run(row) for row in cur.fetchall()]
 
 
 def stream_runs(snapshot: Snapshot, tenant: TenantId, wanted: RunFilter) -> Iterator[Run]:
     """Read all runs, newest first, few of them in memory at a time."""
-    return map(_run, snapshot.stream(_SQL["list_runs"], _listed(tenant, wanted, None, None)))
+    return map(as_run, snapshot.stream(_SQL["list_runs"], _listed(tenant, wanted, None, None)))
 
 
 def _listed(
@@ -111,7 +111,8 @@ def cancel(cur: Cursor, tenant: TenantId, run_id: RunId, reason: str | None) -> 
     return None if status is None else RunStatus(status)
 
 
-def _run(row: Row) -> Run:
+def as_run(row: Row) -> Run:
+    """Give the columns that every query of whole runs begins with their types."""
     return Run(
         run_id=RunId(UUID(row[0])),
         trace_id=row[1],

@@ -15,12 +15,12 @@ _SQL = load("steps")
 def list_steps(cur: Cursor, tenant: TenantId, run_id: RunId, *, after_no: int, limit: int) -> list[Step]:
     """Read a page of a run's steps in topological order, after ``after_no`` (-1: from the first)."""
     cur.execute(_SQL["list_steps"], _listed(tenant, run_id, after_no, limit))
-    return [_step(row) for row in cur.fetchall()]
+    return [as_step(row) for row in cur.fetchall()]
 
 
 def stream_steps(snapshot: Snapshot, tenant: TenantId, run_id: RunId) -> Iterator[Step]:
     """Read all steps of a run in topological order, few of them in memory at a time."""
-    return map(_step, snapshot.stream(_SQL["list_steps"], _listed(tenant, run_id, -1, None)))
+    return map(as_step, snapshot.stream(_SQL["list_steps"], _listed(tenant, run_id, -1, None)))
 
 
 def _listed(tenant: TenantId, run_id: RunId, after_no: int, limit: int | None) -> dict[str, object]:
@@ -31,20 +31,21 @@ def get_step(cur: Cursor, tenant: TenantId, run_id: RunId, step_id: StepId) -> S
     """Read one step of a run."""
     cur.execute(_SQL["get_step"], {"tenant": tenant, "run_id": str(run_id), "step_id": step_id})
     row = cur.fetchone()
-    return None if row is None else _step(row)
+    return None if row is None else as_step(row)
 
 
 def list_attempts(cur: Cursor, tenant: TenantId, run_id: RunId, step_no: int) -> list[Attempt]:
     """Read the attempts of a step, first to last."""
     cur.execute(_SQL["list_attempts"], {"tenant": tenant, "run_id": str(run_id), "step_no": step_no})
-    return [_attempt(row) for row in cur.fetchall()]
+    return [as_attempt(row) for row in cur.fetchall()]
 
 
 def _error_code(value: str | None) -> ErrorCode | None:
     return None if value is None else ErrorCode(value)
 
 
-def _step(row: Row) -> Step:
+def as_step(row: Row) -> Step:
+    """Give the columns of a query of whole steps their types."""
     return Step(
         step_id=row[0],
         step_no=row[1],
@@ -64,7 +65,8 @@ def _step(row: Row) -> Step:
     )
 
 
-def _attempt(row: Row) -> Attempt:
+def as_attempt(row: Row) -> Attempt:
+    """Give the columns of a query of attempts their types."""
     return Attempt(
         attempt=row[0],
         status=AttemptStatus(row[1]),

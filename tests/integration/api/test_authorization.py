@@ -71,6 +71,7 @@ TABLE: dict[str, Reach | Lists] = {
     "plugins.list_plugins": Lists(path="/plugins"),
     "runs.start": Reach(path="/runs", body={"dagId": "{dag_id}"}, status=404, code="DAG_NOT_FOUND"),
     "runs.list_runs": Lists(path="/runs"),
+    "runs.export": Lists(path="/runs:export"),
     "runs.get": Reach(path="/runs/{run_id}", status=404, code="RUN_NOT_FOUND"),
     "runs.cancel": Reach(path="/runs/{run_id}:cancel", status=404, code="RUN_NOT_FOUND"),
     "steps.list_steps": Reach(path="/runs/{run_id}/steps", status=404, code="RUN_NOT_FOUND"),

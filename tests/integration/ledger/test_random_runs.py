@@ -15,6 +15,7 @@ from shared.domain.models import Claim, DagId, DagSpec, Json, JsonObject, Outcom
 from shared.domain.states import RunStatus
 from shared.services import recovery, work
 from shared.store.recovery import Doorbell
+from tests.support.exported import exported, wrong_line
 from tests.support.graphs import graph
 from tests.support.interpreter import Script, interpret
 from tests.support.invariants import check_invariants
@@ -163,8 +164,9 @@ def test_random_runs_end_as_the_interpreter_predicts(
 
 
 @pytest.fixture(autouse=True)
-def _all_runs_have_ended(owner_url: str) -> Iterator[None]:
+def _all_runs_have_ended(ledger: Ledger, owner_url: str) -> Iterator[None]:
     yield
+    assert wrong_line(exported(ledger)) is None
     connection = psycopg2.connect(owner_url)
     try:
         with connection.cursor() as cur:

@@ -22,7 +22,7 @@ from shared.domain.models import (
 )
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, health, runs, steps
+from shared.services import artifacts, calls, dags, events, export, health, runs, steps
 from shared.services.calls import CallKey, Kept
 from shared.store import queries
 from shared.store.db import Database
@@ -292,6 +292,8 @@ def test_every_service_finds_nothing_of_another_tenant(ledger: Ledger, run_id: R
     assert events.list_all(api, OTHER, run_id) == []
     assert dags.list_page(api, OTHER, dag_id=None, active=None, after=None, limit=5) == []
     assert runs.list_page(api, OTHER, RunFilter(), after=None, limit=5) == []
+    with export.open_runs(api, OTHER, RunFilter()) as theirs:
+        assert list(theirs) == []
     assert health.queues(api, OTHER) == [] != health.queues(api, ledger.tenant)
     assert dags.get(api, ledger.tenant, dag.dag_id, dag.version).active
     assert runs.get(api, ledger.tenant, run_id).cancel_requested_utc is None
