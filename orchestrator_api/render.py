@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step
+from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step, TenantLimits
 from shared.plugins import PluginInfo
 from shared.services.health import Queue
 
@@ -159,4 +159,14 @@ def queue(queue: Queue) -> Shape:
         "depth": queue.depth,
         "oldestAgeSeconds": queue.oldest_age_seconds,
         "running": queue.running,
+    }
+
+
+def limits(limits: TenantLimits) -> Shape:
+    """Write what a tenant may have; ``null`` is no limit."""
+    weight = limits.weight
+    return {
+        "weight": int(weight) if weight.is_integer() else weight,
+        "maxRunningSteps": limits.max_running_steps,
+        "maxQueuedSteps": limits.max_queued_steps,
     }

@@ -12,11 +12,12 @@ from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
 from orchestrator_api.rate_limit import RateClass
-from orchestrator_api.resources import artifacts, audit, dags, health, plugins, runs, steps
+from orchestrator_api.resources import artifacts, audit, dags, health, limits, plugins, runs, steps
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
 ADMIN = Access(scope=Scope.ADMIN)
+OPERATOR = Access(scope=Scope.ADMIN, operator=True)
 LIVENESS = Access(scope=Scope.READ, public=True, all_tenants=True)
 
 _PAGE = frozenset({"page_size", "page_token"})
@@ -104,6 +105,8 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"action", "from", "to"},
     ),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
+    Route(method="GET", path="/admin/limits", view=limits.get, access=READ),
+    Route(method="PUT", path="/admin/limits", view=limits.put, access=OPERATOR, action="limits.set"),
 )
 
 

@@ -10,10 +10,19 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from shared.domain.models import ArtifactRef, AuditEntry, AuditOutcome, RunId, Sha256, StepId, TenantId
+from shared.domain.models import (
+    ArtifactRef,
+    AuditEntry,
+    AuditOutcome,
+    RunId,
+    Sha256,
+    StepId,
+    TenantId,
+    TenantLimits,
+)
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, health, runs, steps
+from shared.services import artifacts, calls, dags, events, health, limits, runs, steps
 from shared.services.calls import CallKey, Kept
 from shared.store import queries
 from shared.store.db import Database
@@ -46,6 +55,7 @@ def run_id(ledger: Ledger) -> RunId:
     with calls.once(ledger.api, ledger.tenant, CALL, BYTES.sha256) as once:
         once.keep(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"))
         once.note(ENTRY)
+    limits.put(ledger.api, ledger.tenant, TenantLimits(max_queued_steps=5))
     return run.run_id
 
 
@@ -141,6 +151,9 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "object": "/runs",
         "outcome": "accepted",
         "code": None,
+        "weight": 1,
+        "max_running_steps": None,
+        "max_queued_steps": 5,
     }
 
 
@@ -156,7 +169,7 @@ _OF_A_TENANT = [
 def _reached(db: Database, bound_to: TenantId, query: str, parameters: dict[str, object]) -> list[object]:
     """Run a query and give every value in its rows that says anything; nothing, if it is refused."""
     query = re.sub("--.*", "", query).strip().rstrip(";")
-    if "RETURNING" not in query and re.search("UPDATE|INSERT", query):
+    if "RETURNING" not in query and re.search("(?<!FOR )UPDATE|INSERT", query):
         query += " RETURNING TRUE"
     try:
         with db.statement(bound_to) as cur:
