@@ -37,6 +37,10 @@ class UnsupportedMediaType(errors.OrchestratorError):
     """The body has a content type other than ``application/json``."""
 
 
+class TooManyFollowers(errors.OrchestratorError):
+    """As many callers follow a log already as this process can bear beside its other work."""
+
+
 class NotAcceptable(errors.OrchestratorError):
     """The caller accepts none of the content types that this route answers with."""
 
@@ -102,6 +106,7 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.RateLimited: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=60),
         errors.TooManyQueuedSteps: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=1),
         UnsupportedMediaType: Meaning(status=415, code="UNSUPPORTED_MEDIA_TYPE"),
+        TooManyFollowers: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=5),
         errors.Unavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),
         errors.StoreUnavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),
         errors.QueueUnavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),

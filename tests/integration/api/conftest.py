@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from orchestrator_api.app import create_app
 from orchestrator_api.auth import TokenVerifier, load_keys
+from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
@@ -24,6 +25,7 @@ from shared.config import Settings
 from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.services import work
 from shared.store.db import Database
@@ -123,6 +125,8 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         artifacts=open_store(f"file://{folder}/artifacts"),
         tokens=TokenVerifier(load_keys(key_file), issuer="test"),
         page_tokens=PageTokens(b"k" * 32),
+        live_logs=LiveLogs(redis_url),
+        followers=Followers(2),
         pools=frozenset({"default", "gpu"}),
         rate_limits=RateLimits(redis_url, overall=60_000),
     )
