@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step, TenantLimits
 from shared.plugins import PluginInfo
+from shared.services.explain import Reason
 from shared.services.health import Queue
 
 Shape = dict[str, object]
@@ -170,3 +171,9 @@ def limits(limits: TenantLimits) -> Shape:
         "maxRunningSteps": limits.max_running_steps,
         "maxQueuedSteps": limits.max_queued_steps,
     }
+
+
+def reason(reason: Reason) -> Shape:
+    """Write one thing that keeps a step where it is."""
+    facts = {name: time(fact) if isinstance(fact, datetime) else fact for name, fact in reason.facts.items()}
+    return {"code": reason.code, "message": reason.message, **facts}

@@ -12,7 +12,7 @@ from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
 from orchestrator_api.rate_limit import RateClass
-from orchestrator_api.resources import artifacts, audit, dags, health, limits, logs, plugins, runs, steps
+from orchestrator_api.resources import artifacts, audit, dags, explain, health, limits, logs, plugins, runs, steps
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
@@ -96,6 +96,12 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(method="GET", path="/runs/<part:run_id>/steps", view=steps.list_steps, access=READ, query=_PAGE),
     Route(method="GET", path="/runs/<part:run_id>/steps/<part:step_id>", view=steps.get, access=READ),
+    Route(
+        method="GET",
+        path="/runs/<part:run_id>/steps/<part:step_id>:explain",
+        view=explain.get,
+        access=READ,
+    ),
     Route(
         method="GET",
         path="/runs/<part:run_id>/steps/<part:step_id>/logs",

@@ -154,6 +154,9 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "weight": 1,
         "max_running_steps": None,
         "max_queued_steps": 5,
+        "pool": "default",
+        "queued_utc": "2100-01-01T00:00:00Z",
+        "sent_utc": None,
     }
 
 
