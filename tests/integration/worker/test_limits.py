@@ -19,7 +19,7 @@ def most_at_once(fleet: Fleet, run_id: RunId) -> int:
         for attempt in fleet.attempts(run_id, one.step_id):
             turns += [(attempt.started_utc, 1), (attempt.ended_utc, -1)]
     running = most = 0
-    for _, change in sorted(turns, key=lambda turn: (turn[0], turn[1])):  # type: ignore[arg-type,return-value]
+    for _, change in sorted(turns, key=lambda turn: (turn[0], turn[1])):
         running += change
         most = max(most, running)
     return most
