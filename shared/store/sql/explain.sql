@@ -15,14 +15,18 @@ WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s;
 
 -- name: open_predecessors
 -- The first predecessors of a step that have not ended.
-SELECT d.step_id, s.status
+SELECT b.step_id, b.status
 FROM orch.runs AS r
 INNER JOIN orch.dag_edges AS e
     ON e.tenant = r.tenant AND e.dag_version_id = r.dag_version_id AND e.to_no = %(step_no)s
-INNER JOIN orch.steps AS s ON s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = e.from_no
-INNER JOIN orch.dag_steps AS d
-    ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = e.from_no
-WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s AND s.ended_utc IS NULL
+CROSS JOIN LATERAL (
+    SELECT d.step_id, s.status FROM orch.steps AS s, orch.dag_steps AS d
+    WHERE
+        s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = e.from_no AND s.ended_utc IS NULL
+        AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = e.from_no
+    OFFSET 0
+) AS b
+WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s
 ORDER BY e.from_no
 LIMIT %(max_rows)s;
 
@@ -74,7 +78,11 @@ FROM (
         ORDER BY s.pool, s.sent_utc LIMIT %(max_rows)s
     )
 ) AS a
-INNER JOIN orch.runs AS r ON r.tenant = a.tenant AND r.run_id = a.run_id
-INNER JOIN orch.dag_steps AS d
-    ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = a.step_no
+CROSS JOIN LATERAL (
+    SELECT q.step_id FROM orch.runs AS r, orch.dag_steps AS q
+    WHERE
+        r.tenant = a.tenant AND r.run_id = a.run_id
+        AND q.tenant = r.tenant AND q.dag_version_id = r.dag_version_id AND q.step_no = a.step_no
+    OFFSET 0
+) AS d
 LIMIT %(max_rows)s;
