@@ -118,14 +118,16 @@ class LogFollower:
         """Send what Redis has of a running attempt's log, unless something is missing before it."""
         key = LogKey(self._of.tenant, self._of.run_id, log.step_no, number)
         try:
-            pieces, self._after = self._sources.live.read(key, self._after)
+            while True:
+                pieces, self._after = self._sources.live.read(key, self._after)
+                if not pieces:
+                    return
+                for piece in pieces:
+                    more = piece.beyond(self._sent)
+                    self._sent += len(more)
+                    yield more
         except QueueUnavailable:
             return
-        for piece in pieces:
-            known = self._sent - piece.offset
-            if 0 <= known < len(piece.data):
-                self._sent += len(piece.data) - known
-                yield piece.data[known:]
 
     def _rest(self, sha256: Sha256) -> Iterator[bytes]:
         with self._insist(lambda: self._sources.artifacts.open(sha256)) as file:

@@ -49,20 +49,19 @@ def _is_whole(log: Log, of: Subject) -> bool:
 
 def _so_far(log: Log, of: Subject) -> bytes:
     """Give what can be seen of a running attempt's log; nothing while Redis is away."""
-    text, after = b"", START
+    text, after = bytearray(), START
     if log.status is not AttemptStatus.RUNNING or log.attempt is None:
-        return text
+        return b""
     key = LogKey(of.tenant, of.run_id, log.step_no, log.attempt)
     try:
-        while True:
-            pieces, after = parts().live_logs.read(key, after)
-            if not pieces:
-                return text
+        pieces, after = parts().live_logs.read(key, after)
+        while pieces:
             for piece in pieces:
-                if piece.offset <= len(text):
-                    text = text[: piece.offset] + piece.data
+                text += piece.beyond(len(text))
+            pieces, after = parts().live_logs.read(key, after)
     except QueueUnavailable:
-        return text
+        pass  # What has been read is true, and nobody is promised the newest line.
+    return bytes(text)
 
 
 def _followed(of: Subject) -> Response:

@@ -50,6 +50,10 @@ class Piece:
     offset: int
     data: bytes
 
+    def beyond(self, known: int) -> bytes:
+        """Give what it adds to the first ``known`` bytes: nothing, too, if bytes between them are missing."""
+        return self.data[known - self.offset :] if self.offset <= known else b""
+
 
 class LiveLogs:
     """Pieces of logs, one Redis stream an attempt. Each method may raise QueueUnavailable, after a second."""

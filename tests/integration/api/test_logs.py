@@ -207,8 +207,18 @@ def test_another_tenant_finds_neither_the_log_nor_what_is_shown_of_it(step: Step
 def test_a_running_attempt_gives_what_it_has_shown_so_far(step: Step) -> None:
     step.begin().show((0, b"one "), (4, b"two "))
     assert read(step.api, step.path) == b"one two "
-    step.show((4, b"two "), (8, b"three"))
+    step.show((4, b"two "), (8, b"three"), (0, b"one "), (20, b"lost"))
     assert read(step.api, step.path) == b"one two three"
+
+
+def test_a_follower_who_comes_late_gets_many_small_pieces_at_once(step: Step) -> None:
+    step.begin().show(*((n, b"x") for n in range(1_000)))
+    begun = time.monotonic()
+    reading = follow(step)
+    reading.has(b"x" * 1_000)
+    assert time.monotonic() - begun < 5
+    step.end(b"x" * 1_000)
+    assert reading.end() == b"x" * 1_000
 
 
 def test_a_follower_gets_each_piece_when_it_is_shown_and_the_rest_at_the_end(step: Step) -> None:
