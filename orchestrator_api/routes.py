@@ -12,7 +12,18 @@ from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
 from orchestrator_api.rate_limit import RateClass
-from orchestrator_api.resources import artifacts, audit, dags, explain, health, limits, logs, plugins, runs, steps
+from orchestrator_api.resources import (
+    artifacts,
+    audit,
+    dags,
+    explain,
+    health,
+    limits,
+    logs,
+    plugins,
+    runs,
+    steps,
+)
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
@@ -109,6 +120,7 @@ ROUTES: tuple[Route, ...] = (
         access=READ,
         query=frozenset({"attempt", "follow"}),
         any_type=True,
+        bulk=True,
     ),
     Route(method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True),
     Route(

@@ -8,12 +8,8 @@ from tests.support.eventually import eventually
 NO_LIMITS = {"weight": 1, "maxRunningSteps": None, "maxQueuedSteps": None}
 
 
-def operator(api: Api, tenant: str = "acme", **claims: object) -> Api:
-    return api.as_(tenant, tenant=None, tenants=["*"], **claims)
-
-
 def put(api: Api, **body: object) -> dict[str, object]:
-    response = operator(api).call("PUT", "/admin/limits", json={"reason": "a test", **body})
+    response = api.as_operator().call("PUT", "/admin/limits", json={"reason": "a test", **body})
     assert response.status_code == 200, response.data
     answer: dict[str, object] = response.get_json()
     return answer
@@ -42,11 +38,11 @@ def test_what_a_put_leaves_out_gets_its_default_again_and_null_is_no_limit(api: 
 
 def test_only_an_operator_with_the_admin_scope_sets_limits(api: Api) -> None:
     body = {"maxQueuedSteps": 1, "reason": "mine"}
-    for caller in (api, operator(api, scope="orchestrator:read orchestrator:write")):
+    for caller in (api, api.as_operator(scope="orchestrator:read orchestrator:write")):
         response = caller.call("PUT", "/admin/limits", json=body)
         assert response.status_code == 403
         assert response.get_json()["error"]["code"] == "INSUFFICIENT_SCOPE"
-    assert operator(api, "*").call("PUT", "/admin/limits", json=body).status_code == 400
+    assert api.as_operator("*").call("PUT", "/admin/limits", json=body).status_code == 400
     assert api.get("/admin/limits").get_json() == NO_LIMITS
 
 
@@ -68,7 +64,7 @@ def test_only_an_operator_with_the_admin_scope_sets_limits(api: Api) -> None:
     ],
 )
 def test_limits_that_make_no_sense_are_refused_and_named(api: Api, body: object, field: str) -> None:
-    response = operator(api).call("PUT", "/admin/limits", json=body)
+    response = api.as_operator().call("PUT", "/admin/limits", json=body)
     assert response.status_code == 422
     error = response.get_json()["error"]
     assert error["code"] == "VALIDATION_FAILED"
@@ -79,14 +75,14 @@ def test_limits_that_make_no_sense_are_refused_and_named(api: Api, body: object,
 def test_setting_limits_is_served_once_under_its_key_and_audited_with_its_reason(api: Api) -> None:
     key = {"Idempotency-Key": "limits-1"}
     body = {"maxQueuedSteps": 5, "reason": "too many"}
-    first = operator(api).call("PUT", "/admin/limits", json=body, headers=key)
+    first = api.as_operator().call("PUT", "/admin/limits", json=body, headers=key)
     put(api, maxQueuedSteps=6)
-    again = operator(api).call("PUT", "/admin/limits", json=body, headers=key)
+    again = api.as_operator().call("PUT", "/admin/limits", json=body, headers=key)
     assert again.headers["Idempotency-Replayed"] == "true"
     assert again.data == first.data
     assert api.get("/admin/limits").get_json()["maxQueuedSteps"] == 6
     assert api.call("PUT", "/admin/limits", json=body, headers={"Idempotency-Key": ""}).status_code == 403
-    missing = operator(api).call("PUT", "/admin/limits", json=body, headers={"Idempotency-Key": ""})
+    missing = api.as_operator().call("PUT", "/admin/limits", json=body, headers={"Idempotency-Key": ""})
     assert missing.get_json()["error"]["code"] == "IDEMPOTENCY_KEY_REQUIRED"
     with api.parts.db.statement("acme") as cur:  # type: ignore[arg-type]
         cur.execute("SELECT action, object, reason, outcome, status FROM orch.audit ORDER BY audit_id")
