@@ -19,6 +19,7 @@ from shared.domain.models import TenantId
 from shared.errors import (
     InsufficientScope,
     InvalidArgument,
+    OperatorOnly,
     Problem,
     TenantForbidden,
     TenantRequired,
@@ -53,11 +54,13 @@ class Access:
 
     ``public``: also without a token, and the handler then tells less.
     ``all_tenants``: an operator may send ``*`` in place of a tenant.
+    ``operator``: nobody else may call it, for whichever tenant.
     """
 
     scope: Scope
     public: bool = False
     all_tenants: bool = False
+    operator: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +182,7 @@ def _principal(claims: Mapping[str, object]) -> Principal:
 def authorize(principal: Principal, tenant_header: str | None, access: Access) -> Caller:
     """Decide whether ``principal`` may use a route for the tenant in the header.
 
-    Raises TenantRequired, InvalidArgument, TenantForbidden or InsufficientScope, in this order.
+    Raises TenantRequired, InvalidArgument, TenantForbidden, InsufficientScope or OperatorOnly, in this order.
     """
     if tenant_header is None:
         raise TenantRequired(f"name the tenant in the header {TENANT_HEADER}")
@@ -191,6 +194,8 @@ def authorize(principal: Principal, tenant_header: str | None, access: Access) -
         raise TenantForbidden("the token does not hold this tenant")
     if access.scope not in principal.scopes:
         raise InsufficientScope(access.scope)
+    if access.operator and not principal.operator:
+        raise OperatorOnly("this call needs an operator's token")
     return Caller(subject=principal.subject, tenant=None if every else TenantId(tenant_header))
 
 

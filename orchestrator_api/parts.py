@@ -9,12 +9,14 @@ from typing import cast
 from flask import Flask, current_app
 
 from orchestrator_api.auth import TokenVerifier
+from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.rate_limit import RateLimits
 from shared.artifacts import ArtifactStore
 from shared.domain.models import Change, JsonObject, RunId, TenantId
 from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.store.db import Database
 
@@ -40,6 +42,8 @@ class Parts:
     artifacts: ArtifactStore
     tokens: TokenVerifier
     page_tokens: PageTokens
+    live_logs: LiveLogs
+    followers: Followers
     pools: frozenset[str]
     rate_limits: RateLimits
 
@@ -66,4 +70,9 @@ def attach(app: Flask, parts: Parts) -> None:
 
 def parts() -> Parts:
     """Give the parts of the process that serves this request."""
-    return cast(Parts, current_app.extensions[_EXTENSION])
+    return parts_of(current_app)
+
+
+def parts_of(app: Flask) -> Parts:
+    """Give the parts of ``app``."""
+    return cast(Parts, app.extensions[_EXTENSION])

@@ -21,6 +21,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
 _ACTION = re.compile(r"[a-z]{1,32}\.[a-z]{1,32}")
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 _PAGE_SIZE = re.compile(r"[0-9]{1,3}")
 
 T = TypeVar("T")
@@ -99,6 +100,13 @@ def flag(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise _refusal(name, "must be true or false")
     return text == "true"
+
+
+def attempt(name: str, text: str) -> int:
+    """Read the number of an attempt."""
+    if _ATTEMPT.fullmatch(text) is None:
+        raise _refusal(name, "must be an integer from 1 on")
+    return int(text)
 
 
 def timestamp(name: str, text: str) -> datetime:

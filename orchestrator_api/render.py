@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step
+from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step, TenantLimits
 from shared.plugins import PluginInfo
+from shared.services.explain import Reason
 from shared.services.health import Queue
 
 Shape = dict[str, object]
@@ -160,3 +161,19 @@ def queue(queue: Queue) -> Shape:
         "oldestAgeSeconds": queue.oldest_age_seconds,
         "running": queue.running,
     }
+
+
+def limits(limits: TenantLimits) -> Shape:
+    """Write what a tenant may have; ``null`` is no limit."""
+    weight = limits.weight
+    return {
+        "weight": int(weight) if weight.is_integer() else weight,
+        "maxRunningSteps": limits.max_running_steps,
+        "maxQueuedSteps": limits.max_queued_steps,
+    }
+
+
+def reason(reason: Reason) -> Shape:
+    """Write one thing that keeps a step where it is."""
+    facts = {name: time(fact) if isinstance(fact, datetime) else fact for name, fact in reason.facts.items()}
+    return {"code": reason.code, "message": reason.message, **facts}

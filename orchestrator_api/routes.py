@@ -13,11 +13,23 @@ from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
 from orchestrator_api.rate_limit import RateClass
-from orchestrator_api.resources import artifacts, audit, dags, health, plugins, runs, steps
+from orchestrator_api.resources import (
+    artifacts,
+    audit,
+    dags,
+    explain,
+    health,
+    limits,
+    logs,
+    plugins,
+    runs,
+    steps,
+)
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
 ADMIN = Access(scope=Scope.ADMIN)
+OPERATOR = Access(scope=Scope.ADMIN, operator=True)
 LIVENESS = Access(scope=Scope.READ, public=True, all_tenants=True)
 
 _PAGE = frozenset({"page_size", "page_token"})
@@ -110,6 +122,21 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(method="GET", path="/runs/<part:run_id>/steps", view=steps.list_steps, access=READ, query=_PAGE),
     Route(method="GET", path="/runs/<part:run_id>/steps/<part:step_id>", view=steps.get, access=READ),
+    Route(
+        method="GET",
+        path="/runs/<part:run_id>/steps/<part:step_id>:explain",
+        view=explain.get,
+        access=READ,
+    ),
+    Route(
+        method="GET",
+        path="/runs/<part:run_id>/steps/<part:step_id>/logs",
+        view=logs.get,
+        access=READ,
+        query=frozenset({"attempt", "follow"}),
+        any_type=True,
+        bulk=True,
+    ),
     Route(method="GET", path="/artifacts/<part:sha256>", view=artifacts.get, access=READ, any_type=True),
     Route(
         method="GET",
@@ -119,6 +146,8 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"action", "from", "to"},
     ),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
+    Route(method="GET", path="/admin/limits", view=limits.get, access=READ),
+    Route(method="PUT", path="/admin/limits", view=limits.put, access=OPERATOR, action="limits.set"),
 )
 
 

@@ -6,9 +6,10 @@ import json
 import logging
 import socket
 import struct
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Final
 
+from flask import Flask
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
@@ -16,6 +17,7 @@ from gunicorn.http.message import Request
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from orchestrator_api.parts import parts_of
 from orchestrator_api.trace import trace_of
 
 STALLED_SECONDS: Final = 30
@@ -42,6 +44,13 @@ class JsonLines(Logger):
 
 class Worker(ThreadWorker):
     """Threads that answer an unreadable request with the envelope, and give up on a stalled client."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop: requests under way are served to their end, but nobody waits for that of a step."""
+        app: object = self.wsgi
+        if isinstance(app, Flask):
+            parts_of(app).followers.close()
+        super().handle_exit(sig, frame)
 
     def handle(self, conn: TConn) -> bool:
         # gunicorn makes the socket blocking before it reads the head, so the kernel has to count here.

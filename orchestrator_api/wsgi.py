@@ -8,6 +8,7 @@ from flask import Flask
 
 from orchestrator_api.app import create_app
 from orchestrator_api.auth import TokenVerifier, load_keys
+from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
@@ -17,6 +18,7 @@ from shared.config import Need, Settings, load_settings
 from shared.log import configure_logging
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.live_log import LiveLogs
 from shared.plugins import load_catalog
 from shared.store.db import Database
 
@@ -49,6 +51,9 @@ def make_application() -> Flask:
             artifacts=open_store(settings.artifacts_url),
             tokens=TokenVerifier(load_keys(settings.jwks_file), issuer=settings.jwt_issuer),
             page_tokens=PageTokens(settings.secret_file.read_bytes()),
+            live_logs=LiveLogs(settings.redis_url),
+            # A follower holds a thread: the others are for who wants an answer.
+            followers=Followers(settings.web_threads // 2),
             pools=frozenset(settings.pools),
             rate_limits=rate_limits(settings),
         )

@@ -14,6 +14,7 @@ import structlog
 from orchestrator_worker import work_folders
 from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery
 from orchestrator_worker.lease import LeaseKeeper
+from orchestrator_worker.log_feed import LogFeed
 from orchestrator_worker.shutdown import Shutdown
 from orchestrator_worker.tasks import StepRunner, register
 from shared.artifacts import open_store
@@ -22,6 +23,7 @@ from shared.domain.models import WorkerId
 from shared.errors import OrchestratorError, Unavailable
 from shared.log import configure_logging
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.live_log import LiveLogs
 from shared.plugins import StopReason, load_catalog
 from shared.services import work, workers
 from shared.store.db import Database
@@ -65,6 +67,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         kill_grace_ms=settings.kill_grace_ms,
         release=partial(keeper.stop_all, StopReason.RELEASED),
     )
+    feed = LogFeed(LiveLogs(settings.redis_url), max_bytes=settings.live_log_bytes)
     runner = StepRunner(
         db=db,
         settings=settings,
@@ -73,6 +76,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         dispatcher=dispatcher,
         keeper=keeper,
         shutdown=shutdown,
+        feed=feed,
         worker_id=worker_id,
     )
     register(app, runner)
@@ -87,6 +91,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     controller.start()
     # Celery waits for its threads only if its loop has begun; attempts may be running in either case.
     pool.stop()
+    feed.close()
     dispatcher.close()
     try:
         workers.deregister(db, worker_id)

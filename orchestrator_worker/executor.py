@@ -6,10 +6,12 @@ import errno
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import structlog
 
+from orchestrator_worker.log_feed import LogFeed
 from orchestrator_worker.step_context import AttemptContext
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
@@ -63,12 +65,14 @@ def run_attempt(
     settings: Settings,
     stop: Stop,
     owns: Callable[[Sha256], bool],
+    feed: LogFeed | None = None,
 ) -> Outcome:
     """Run the step's plugin once and say how it ended; a failure of the step is a value, never an exception.
 
     ``stop`` ends it early; the step's time-out is added to it here. ``owns`` tells whether
-    the claim's tenant may read an artifact. With the reason ``LEASE_LOST`` the outcome is
-    ``Released`` and must not be recorded: the attempt is another worker's to settle.
+    the claim's tenant may read an artifact. ``feed`` shows the log while it grows. With the
+    reason ``LEASE_LOST`` the outcome is ``Released`` and must not be recorded: the attempt
+    is another worker's to settle.
     """
     prepared = _prepare(claim, catalog)
     if isinstance(prepared, PluginFailed):
@@ -85,7 +89,8 @@ def run_attempt(
         claim, stop=stop, limits=limits, store=store, work_root=settings.work_dir, owns=owns
     )
     try:
-        result = _run_plugin(claim, catalog, prepared.params, context)
+        with nullcontext() if feed is None else feed.showing(claim, context.log):
+            result = _run_plugin(claim, catalog, prepared.params, context)
     finally:
         _clean_up(claim, context)
     log, result = _keep_log(context, result)

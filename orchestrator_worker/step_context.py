@@ -32,15 +32,25 @@ class AttemptLog:
         self._buffer = bytearray()
         self._dropped = 0
         self._lock = threading.Lock()
+        self.on_first_write: Callable[[], None] | None = None
+        """Called once, when there is something to read."""
 
     def write(self, data: bytes) -> None:
         with self._lock:
+            begun, self.on_first_write = self.on_first_write, None
             room = self._max_bytes - len(self._buffer)
             self._buffer += data[:room]
             self._dropped += max(0, len(data) - room)
+        if begun is not None:
+            begun()
 
     def line(self, text: str) -> None:
         self.write(text.encode(errors="replace") + b"\n")
+
+    def piece(self, start: int, most: int) -> bytes:
+        """Return what was logged so far, from byte ``start`` on, at most so many bytes of it."""
+        with self._lock:
+            return bytes(self._buffer[start : start + most])
 
     def content(self) -> bytes:
         """Return what was logged, with a mark at the end if some of it was dropped."""

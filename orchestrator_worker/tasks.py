@@ -13,6 +13,7 @@ from celery import Celery
 
 from orchestrator_worker.executor import run_attempt
 from orchestrator_worker.lease import Lease, LeaseKeeper
+from orchestrator_worker.log_feed import LogFeed
 from orchestrator_worker.shutdown import Shutdown
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
@@ -55,6 +56,7 @@ class StepRunner:
         dispatcher: Dispatcher,
         keeper: LeaseKeeper,
         shutdown: Shutdown,
+        feed: LogFeed,
         worker_id: WorkerId,
     ) -> None:
         self._db = db
@@ -64,6 +66,7 @@ class StepRunner:
         self._dispatcher = dispatcher
         self._keeper = keeper
         self._shutdown = shutdown
+        self._feed = feed
         self._worker_id = worker_id
         self._pools = frozenset(settings.worker_pools)
         self.refused = Complaint("message_refused")
@@ -151,6 +154,7 @@ class StepRunner:
                 settings=self._settings,
                 stop=lease.stop,
                 owns=partial(self._owns, claim.tenant),
+                feed=self._feed,
             )
         except Exception:
             LOGGER.exception("attempt_crashed", step=claim.step_id, run_id=str(claim.run_id))

@@ -100,6 +100,7 @@ class Settings:
     rate_limit_bulk: int | None = _setting(None, _requests)
     max_outputs_bytes: int = _setting(262_144, value.whole_number(1_024, 16_777_216))
     max_log_bytes: int = _setting(10_485_760, value.whole_number(1_024, 1_073_741_824))
+    live_log_bytes: int = _setting(1_048_576, value.whole_number(0, 16_777_216))
     max_artifact_bytes: int = _setting(1_073_741_824, value.whole_number(1_024, 1_099_511_627_776))
     log_level: str = _setting("info", value.one_of("debug", "info", "warning", "error"))
 

@@ -99,6 +99,10 @@ class InsufficientScope(Forbidden):
         self.scope = scope
 
 
+class OperatorOnly(Forbidden):
+    """The call is for an operator, whose token is good for every tenant."""
+
+
 class NotFound(OrchestratorError):
     """It does not exist, or another tenant owns it: the two cannot be told apart."""
 
@@ -161,6 +165,16 @@ class RateLimited(LimitExceeded):
 
 class InputsTooLarge(LimitExceeded):
     """A run's inputs are over the size limit."""
+
+
+class TooManyQueuedSteps(LimitExceeded):
+    """A start would queue more steps than its tenant may have."""
+
+    def __init__(self, *, limit: int, queued: int, more: int) -> None:
+        super().__init__(
+            f"the run would queue {more} steps beside {queued} that wait already; the tenant may have {limit}"
+        )
+        self.limit, self.queued, self.more = limit, queued, more
 
 
 class Unavailable(OrchestratorError):

@@ -165,6 +165,15 @@ class Attempt:
     outputs_hash: Sha256 | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """What a tenant may have. ``weight`` is its share of the fleet beside others; ``None`` is no limit."""
+
+    weight: float = 1.0
+    max_running_steps: int | None = None
+    max_queued_steps: int | None = None
+
+
 class AuditOutcome(StrEnum):
     """What became of a call that asked for a change."""
 

@@ -10,9 +10,16 @@ from shared.domain.hashing import hash_json
 from shared.domain.inputs import check_inputs
 from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, Step, TenantId
 from shared.domain.states import RunStatus
-from shared.errors import DagDisabled, DagNotFound, RunAlreadyFinished, RunNotFound, RunTokenConflict
+from shared.errors import (
+    DagDisabled,
+    DagNotFound,
+    RunAlreadyFinished,
+    RunNotFound,
+    RunTokenConflict,
+    TooManyQueuedSteps,
+)
 from shared.ids import new_run_id
-from shared.store import dags, steps
+from shared.store import dags, limits, steps
 from shared.store import runs as store
 from shared.store.dags import Startable
 from shared.store.db import Cursor, Database, Transactions
@@ -35,7 +42,8 @@ def start(
 
     A run token makes this idempotent for good: the first start with it makes the
     run, all others get that run and ``False``, however many come at once. With
-    another DAG or other inputs they get :class:`RunTokenConflict`.
+    another DAG or other inputs they get :class:`RunTokenConflict`. Raises
+    :class:`TooManyQueuedSteps` where the tenant has a limit and the run would go over it.
     """
     inputs_hash = hash_json(inputs)
     with db.transaction(tenant) as cur:
@@ -46,6 +54,10 @@ def start(
         chosen = _startable(cur, tenant, dag_id, version)
         if chosen.inputs_schema is not None:
             check_inputs(chosen.inputs_schema, inputs)
+        if chosen.queue_limited:
+            first = _wait_for_room(cur, tenant, chosen, run_token)
+            if first is not None:
+                return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
         run_id = new_run_id()
         change = store.start(
             cur,
@@ -65,6 +77,24 @@ def start(
         if first is None:
             raise RunTokenConflict("the run token is in use")
         return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
+
+
+def _wait_for_room(cur: Cursor, tenant: TenantId, chosen: Startable, run_token: str | None) -> Run | None:
+    """Take turns with the tenant's other starts, and refuse one too many with TooManyQueuedSteps.
+
+    Gives the run that a start with the same token has made meanwhile: that one needs no room.
+    """
+    limit = limits.lock_queue_limit(cur, tenant)
+    if limit is None:
+        return None
+    more = limits.count_first_steps(cur, tenant, chosen.dag_version_id)
+    queued = limits.count_queued(cur, tenant, at_most=limit + 1)
+    if queued + more <= limit:
+        return None
+    first = None if run_token is None else store.get_by_token(cur, tenant, run_token)
+    if first is None:
+        raise TooManyQueuedSteps(limit=limit, queued=queued, more=more)
+    return first
 
 
 def _startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | None) -> Startable:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shared.domain.models import Attempt, RunId, Step, StepId, TenantId
-from shared.errors import RunNotFound, StepNotFound
+from shared.errors import NotFound, RunNotFound, StepNotFound
 from shared.store import runs
 from shared.store import steps as store
-from shared.store.db import Database
+from shared.store.db import Cursor, Database
 
 
 def list_page(db: Database, tenant: TenantId, run_id: RunId, *, after_no: int, limit: int) -> list[Step]:
@@ -35,7 +35,12 @@ def get(db: Database, tenant: TenantId, run_id: RunId, step_id: StepId) -> tuple
     with db.transaction(tenant) as cur:
         step = store.get_step(cur, tenant, run_id, step_id)
         if step is None:
-            if runs.get(cur, tenant, run_id) is None:
-                raise RunNotFound(f"no run {run_id}")
-            raise StepNotFound(f"run {run_id} has no step {step_id}")
+            raise absent(cur, tenant, run_id, step_id)
         return step, store.list_attempts(cur, tenant, run_id, step.step_no)
+
+
+def absent(cur: Cursor, tenant: TenantId, run_id: RunId, step_id: StepId) -> NotFound:
+    """Say what is not there: the step, or the whole run."""
+    if runs.get(cur, tenant, run_id) is None:
+        return RunNotFound(f"no run {run_id}")
+    return StepNotFound(f"run {run_id} has no step {step_id}")

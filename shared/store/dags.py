@@ -22,6 +22,8 @@ class Startable:
     spec_hash: Sha256
     active: bool
     inputs_schema: JsonObject | None
+    queue_limited: bool
+    """Whether the tenant may have only so many queued steps."""
 
 
 def insert_version(
@@ -155,7 +157,12 @@ def find_startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | 
     if row is None:
         return None
     return Startable(
-        dag_version_id=row[0], version=row[1], spec_hash=row[2], active=row[3], inputs_schema=row[4]
+        dag_version_id=row[0],
+        version=row[1],
+        spec_hash=row[2],
+        active=row[3],
+        inputs_schema=row[4],
+        queue_limited=row[5],
     )
 
 

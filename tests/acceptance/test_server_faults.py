@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.rest import Document, Rest
+from tests.support.rest import Document, Rest, shell
 from tests.support.site import Site, running_site
 
 CLIENTS = 6
@@ -24,6 +25,8 @@ ANSWERED_WITHIN_S = 8.0
 STARTED_WITHIN_S = 1.0
 """With Redis away a start is not slower than else; the machine that tests may be busy."""
 SLEEP_MS = 400
+CUT_OFF_WITHIN_S = 5.0
+"""A follower looks several times a second; gunicorn would give requests under way three times as long."""
 
 
 @dataclass(slots=True)
@@ -233,6 +236,42 @@ def test_when_the_api_is_killed_a_repeated_start_is_the_same_run(site: Site) -> 
             acknowledge_more(history, 30)
         check_only_unavailable(history)
         check_nothing_lost(rest, history)
+
+
+def publish_talking(rest: Rest, go: Path) -> None:
+    """Publish a command that says a word, waits for a file, and says another one."""
+    script = f"echo one; until test -e {go}; do sleep 0.02; done; echo two"
+    rest.publish("talk", [shell("talk", script)])
+
+
+def test_a_log_is_followed_to_its_end_though_redis_loses_its_beginning(site: Site, tmp_path: Path) -> None:
+    with site.rest() as rest:
+        publish_talking(rest, tmp_path / "go")
+        run_id = rest.start("talk")
+        with rest.following(run_id, "talk") as response:
+            pieces = response.iter_bytes()
+            assert next(pieces) == b"one\n"
+            site.kill_and_await_next("redis")
+            (tmp_path / "go").touch()
+            assert b"".join(pieces) == b"two\n"
+        assert rest.ended(run_id)["status"] == "completed"
+
+
+def test_the_api_stops_without_waiting_for_the_step_that_a_client_follows(site: Site, tmp_path: Path) -> None:
+    with site.rest() as rest:
+        publish_talking(rest, tmp_path / "go")
+        run_id = rest.start("talk")
+        with rest.following(run_id, "talk") as response:
+            pieces = response.iter_bytes()
+            assert next(pieces) == b"one\n"
+            begun = time.monotonic()
+            site.signal("web", signal.SIGTERM)
+            with pytest.raises(httpx.RemoteProtocolError):  # The client sees that this is not the end.
+                next(pieces)
+            assert time.monotonic() - begun < CUT_OFF_WITHIN_S
+        (tmp_path / "go").touch()
+        eventually(partial(healthy, rest), within=30)
+        assert rest.ended(run_id)["status"] == "completed"
 
 
 def test_when_everything_is_killed_at_once_every_run_still_ends(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from typing import Any, Self
 from uuid import uuid4
 
@@ -91,6 +92,10 @@ class Rest:
             if "next_page_token" not in page:
                 return found
             token = f"&page_token={page['next_page_token']}"
+
+    def following(self, run_id: str, step_id: str) -> AbstractContextManager[httpx.Response]:
+        """Follow the log of a step; the response is read piece by piece within the block."""
+        return self._http.stream("GET", f"/runs/{run_id}/steps/{step_id}/logs?follow=true")
 
     def ended(self, run_id: str, *, within: float = 30.0) -> Document:
         """Wait for the end of a run; give it."""

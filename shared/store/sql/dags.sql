@@ -113,10 +113,15 @@ SET
 WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)s AND v.step_count > 0;
 
 -- name: find_startable
--- The version that a run would use: the one named, or the highest active one.
+-- The version that a run would use: the one named, or the highest active one; and whether the tenant's
+-- queued steps are limited.
 SELECT
     v.dag_version_id, v.version, encode(v.spec_hash, 'hex'), v.disabled_utc IS NULL,
-    v.metadata -> 'inputsSchema'
+    v.metadata -> 'inputsSchema',
+    EXISTS (
+        SELECT 1 FROM orch.tenant_limits AS l
+        WHERE l.tenant = v.tenant AND l.max_queued_steps IS NOT NULL
+    )
 FROM orch.dag_versions AS v
 WHERE
     v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.step_count > 0

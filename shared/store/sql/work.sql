@@ -23,7 +23,8 @@ FROM orch.complete(
 ) AS c;
 
 -- name: decide
--- Unlock or skip steps whose when was evaluated; and claim one of the unlocked when asked.
+-- Unlock or skip steps whose when was evaluated; and claim one of the unlocked when asked. But not for a
+-- tenant with a limit: unlike a completion, a decision ends no step in place of the one that it would claim.
 SELECT
     c.accepted, c.ready_pools, c.undecided, c.run_status,
     c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
@@ -31,7 +32,16 @@ SELECT
     c.pool, c.inputs, c.ancestors
 FROM orch.decide(
     %(tenant)s, %(run_id)s, %(unlock)s::integer [], %(skip)s::integer [],
-    %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
+    CASE
+        WHEN
+            EXISTS (
+                SELECT 1 FROM orch.tenant_limits AS l
+                WHERE l.tenant = %(tenant)s AND l.max_running_steps IS NOT NULL
+            )
+            THEN '{}'
+        ELSE %(handoff_pools)s::text []
+    END,
+    %(worker_id)s, %(lease_ms)s
 ) AS c;
 
 -- name: list_undecided

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 
 from orchestrator_api.app import create_app
 from orchestrator_api.auth import TokenVerifier, load_keys
+from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
@@ -26,6 +27,7 @@ from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
 from shared.embedded import postgres
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.services import work
 from shared.store.db import Database
@@ -69,6 +71,10 @@ class Api:
             tenant=tenant_header,
             token=self.signer.token({"tenant": tenant_header, **claims}),
         )
+
+    def as_operator(self, tenant_header: str = "acme", **claims: object) -> Api:
+        """Act for a tenant with a token that is good for every tenant."""
+        return self.as_(tenant_header, tenant=None, tenants=["*"], **claims)
 
     def anonymous(self) -> Api:
         """Send neither token nor tenant."""
@@ -130,6 +136,8 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         artifacts=open_store(f"file://{folder}/artifacts"),
         tokens=TokenVerifier(load_keys(key_file), issuer="test"),
         page_tokens=PageTokens(b"k" * 32),
+        live_logs=LiveLogs(redis_url),
+        followers=Followers(2),
         pools=frozenset({"default", "gpu"}),
         rate_limits=RateLimits(redis_url, overall=60_000),
     )

@@ -24,6 +24,7 @@ def test_every_change_leaves_a_line(api: Api) -> None:
     api.post(f"/runs/{run_id}:cancel", {"reason": "wrong branch"})
     api.post("/dags/one/1.0.0:disable")
     api.post("/dags/one/1.0.0:enable")
+    api.as_operator().call("PUT", "/admin/limits", json={"reason": "quiet, please"})
     lines = list(reversed(trail(api)))
     assert [(line["action"], line["object"], line["reason"], line["status"]) for line in lines] == [
         ("dag.publish", "/dags/one/1.0.0", None, 201),
@@ -31,6 +32,7 @@ def test_every_change_leaves_a_line(api: Api) -> None:
         ("run.cancel", f"/runs/{run_id}", "wrong branch", 202),
         ("dag.disable", "/dags/one/1.0.0", None, 200),
         ("dag.enable", "/dags/one/1.0.0", None, 200),
+        ("limits.set", "/admin/limits", "quiet, please", 200),
     ]
     assert {line["subject"] for line in lines} == {"ci"}
     assert {(line["outcome"], line["code"]) for line in lines} == {("accepted", None)}

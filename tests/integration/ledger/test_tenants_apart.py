@@ -19,10 +19,11 @@ from shared.domain.models import (
     Sha256,
     StepId,
     TenantId,
+    TenantLimits,
 )
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, export, health, runs, steps
+from shared.services import artifacts, calls, dags, events, export, health, limits, runs, steps
 from shared.services.calls import CallKey, Kept
 from shared.store import queries
 from shared.store.db import Database
@@ -55,6 +56,7 @@ def run_id(ledger: Ledger) -> RunId:
     with calls.once(ledger.api, ledger.tenant, CALL, BYTES.sha256) as once:
         once.keep(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"))
         once.note(ENTRY)
+    limits.put(ledger.api, ledger.tenant, TenantLimits(max_queued_steps=5))
     return run.run_id
 
 
@@ -150,6 +152,12 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "object": "/runs",
         "outcome": "accepted",
         "code": None,
+        "weight": 1,
+        "max_running_steps": None,
+        "max_queued_steps": 5,
+        "pool": "default",
+        "queued_utc": "2100-01-01T00:00:00Z",
+        "sent_utc": None,
     }
 
 
@@ -165,7 +173,7 @@ _OF_A_TENANT = [
 def _reached(db: Database, bound_to: TenantId, query: str, parameters: dict[str, object]) -> list[object]:
     """Run a query and give every value in its rows that says anything; nothing, if it is refused."""
     query = re.sub("--.*", "", query).strip().rstrip(";")
-    if "RETURNING" not in query and re.search("UPDATE|INSERT", query):
+    if "RETURNING" not in query and re.search("(?<!FOR )UPDATE|INSERT", query):
         query += " RETURNING TRUE"
     try:
         with db.statement(bound_to) as cur:
