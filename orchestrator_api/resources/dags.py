@@ -17,16 +17,18 @@ from orchestrator_api.responses import answer
 from orchestrator_api.schemas.dag import dag_document
 from orchestrator_api.schemas.run import nothing
 from shared.domain import definition, versions
+from shared.domain.findings import Findings
 from shared.domain.models import DagVersion, JsonObject
 from shared.services import dags
 
 
 def publish(call: Call) -> Response:
     """Record a version of a DAG for good: 201, or 200 when it was recorded before."""
-    document = dag_document(call.body)
+    document, misshapen = dag_document(call.body)
+    findings = Findings(misshapen)
     signature = cast("JsonObject | None", document.get("signature"))
     unsigned = {name: member for name, member in document.items() if name != "signature"}
-    spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools)
+    spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools, findings=findings)
     dag, created = dags.publish(call.db, tenant(), spec, signature=signature, created_by=subject())
     location = url_for("dags.get", dag_id=dag.dag_id, version=dag.version)
     call.about = location.removeprefix(PREFIX)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, cast
 
-from marshmallow import Schema
-
 from orchestrator_api.schemas.check import shaped
-from orchestrator_api.schemas.fields import Object, Text
+from orchestrator_api.schemas.fields import Known, Object, Text
 from shared.domain.hashing import canonical
 from shared.domain.models import DagId, Json, JsonObject
 from shared.errors import InputsTooLarge
 
 MAX_INPUTS_BYTES: Final = 1024 * 1024
 
-START_RUN = Schema.from_dict(
+START_RUN = Known.from_dict(
     {
         "dagId": Text(required=True, most=128),
         "version": Text(most=128),
@@ -25,9 +23,9 @@ START_RUN = Schema.from_dict(
     name="StartRun",
 )
 
-CANCEL_RUN = Schema.from_dict({"reason": Text(least=0, most=1_000)}, name="CancelRun")
+CANCEL_RUN = Known.from_dict({"reason": Text(least=0, most=1_000)}, name="CancelRun")
 
-NOTHING = Schema.from_dict({}, name="Nothing")
+NOTHING = Known.from_dict({}, name="Nothing")
 
 _START_RUN, _CANCEL_RUN, _NOTHING = START_RUN(), CANCEL_RUN(), NOTHING()
 

@@ -1,7 +1,8 @@
 """From a DAG definition as written to the one that is recorded: every rule, and all that is wrong at once.
 
-The shape (types, unknown fields) was checked before. A problem names its place
-as the author wrote it: ``steps[3].retry.maxAttempts``.
+The shape (types, unknown fields) was checked before; ``null`` stands where something was
+misshapen, and what would need that is not checked. A problem names its place as the
+author wrote it: ``steps[3].retry.maxAttempts``.
 """
 
 from __future__ import annotations
@@ -63,40 +64,89 @@ class _Draft:
     """The definition as it was written, defaults filled in."""
 
     steps: list[StepSpec]
-    edges: list[graph.Edge]
     reads: list[list[_Read]]
+    numbers: Mapping[StepId, int]
+    """Each id's step, by its place as written; of two steps with one id the first."""
+    all_named: bool
+    """Whether every step has an id: else an id that no step has may be that of such a one."""
 
 
-def build(document: JsonObject, *, check_uses: CheckUses, pools: Collection[str]) -> DagSpec:
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """The edges that hold, as numbers of steps as written, and whether those are all that were meant."""
+
+    pairs: list[graph.Edge]
+    complete: bool
+
+
+def build(
+    document: JsonObject,
+    *,
+    check_uses: CheckUses,
+    pools: Collection[str],
+    findings: Findings | None = None,
+) -> DagSpec:
     """Check ``document`` by all rules and give it in its normal form.
 
-    Raises ``InvalidDag`` with all that is wrong: as the class of it that says what,
-    when it is all of one kind.
+    Raises ``InvalidDag`` with all that is wrong, ``findings`` from before included: as
+    the class of it that says what, when it is all of one kind.
     """
-    findings = Findings()
-    written_steps = cast("Sequence[JsonObject]", document["steps"])
-    written_edges = cast("Sequence[JsonObject]", document.get("edges", ()))
-    findings.check_range("steps", len(written_steps), 1, MAX_STEPS, "steps")
-    findings.check_range("edges", len(written_edges), 0, MAX_EDGES, "edges")
-    findings.raise_any()
+    findings = Findings() if findings is None else findings
+    written_steps = cast("Sequence[JsonObject | None] | None", document.get("steps"))
+    written_edges = cast("Sequence[JsonObject | None] | None", document.get("edges", ()))
+    _check_counts(written_steps, written_edges, findings)
 
-    dag_id = DagId(cast("str", document["dagId"]))
-    if not _ID.fullmatch(dag_id):
+    dag_id = cast("DagId | None", document.get("dagId"))
+    if dag_id is not None and not _ID.fullmatch(dag_id):
         findings.add("dagId", _ID_RULE)
-    version = cast("str", document["version"])
-    order_key = _precedence(version, findings)
-    metadata = cast("JsonObject", document.get("metadata", {}))
+    version = cast("str | None", document.get("version"))
+    order_key = "" if version is None else _precedence(version, findings)
+    metadata = _object(document, "metadata")
     # One look at the whole is cheap; only where it finds something is each place looked at.
     rules = _Rules(check_uses=check_uses, pools=pools, all_storable=_is_storable(document))
     _check_metadata(metadata, rules, findings)
-    steps = [_step(written, f"steps[{i}]", findings) for i, written in enumerate(written_steps)]
-    reads = [_check_step(step, f"steps[{i}]", rules, findings) for i, step in enumerate(steps)]
-    numbers = _numbers(steps, findings)
-    edges = _edges(written_edges, numbers, findings)
-    draft = _Draft(steps, edges, reads)
-    order = _order(draft, numbers, complete=len(edges) == len(written_edges), findings=findings)
+    draft = _draft(written_steps, rules, findings)
+    edges = _edges(written_edges, draft, findings)
+    order = _order(draft, edges, findings)
     findings.raise_any()
-    return _spec(dag_id, version, order_key, metadata, draft, order)
+    return _spec(DagId(cast("str", dag_id)), cast("str", version), order_key, metadata, draft, edges, order)
+
+
+def _check_counts(steps: Sequence[Json] | None, edges: Sequence[Json] | None, findings: Findings) -> None:
+    """Check how many there are, and go no further when there are too many."""
+    if steps is not None:
+        findings.check_range("steps", len(steps), 1, MAX_STEPS, "steps")
+    if edges is not None:
+        findings.check_range("edges", len(edges), 0, MAX_EDGES, "edges")
+    if len(steps or ()) > MAX_STEPS or len(edges or ()) > MAX_EDGES:
+        findings.raise_any()
+
+
+def _member(written: JsonObject, name: str, default: Json) -> Json:
+    """Give a member, or its default: also where it is not known, and its default then stands in for it."""
+    value = written.get(name)
+    return default if value is None else value
+
+
+def _object(written: JsonObject, name: str) -> JsonObject:
+    return cast("JsonObject", _member(written, name, {}))
+
+
+def _draft(written: Sequence[JsonObject | None] | None, rules: _Rules, findings: Findings) -> _Draft:
+    """Check each step by itself, and number them."""
+    steps: list[StepSpec] = []
+    reads: list[list[_Read]] = []
+    numbers: dict[StepId, int] = {}
+    for i, known in enumerate(written or ()):
+        place = f"steps[{i}]"
+        step = _step(known or {}, place, findings)
+        reads.append(_check_step(step, known or {}, place, rules, findings))
+        steps.append(step)
+        first = numbers.setdefault(step.id, i) if step.id else i
+        if first != i:
+            findings.add(f"{place}.id", f"{_quoted(step.id)} is also steps[{first}]", DuplicateStep)
+    all_named = written is not None and all(step.id for step in steps)
+    return _Draft(steps, reads, numbers, all_named)
 
 
 def _precedence(version: str, findings: Findings) -> str:
@@ -113,36 +163,35 @@ def _check_metadata(metadata: JsonObject, rules: _Rules, findings: Findings) -> 
     schema = metadata.get("inputsSchema")
     if isinstance(schema, Mapping):
         findings.extend(check_schema(schema), within="metadata.inputsSchema")
-    elif "inputsSchema" in metadata:
-        findings.add("metadata.inputsSchema", "must be an object")
 
 
 def _step(written: JsonObject, place: str, findings: Findings) -> StepSpec:
-    """Fill in the defaults, and check the fields that need nothing but themselves."""
-    retry = _retry(cast("JsonObject", written.get("retry", {})), f"{place}.retry", findings)
+    """Fill in the defaults, and check the fields that need nothing but themselves. No id is known: ``""``."""
     step = StepSpec(
-        id=StepId(cast("str", written["id"])),
-        uses=cast("str", written["uses"]),
-        params=cast("JsonObject", written.get("with", {})),
+        id=StepId(cast("str", _member(written, "id", ""))),
+        uses=cast("str", _member(written, "uses", "")),
+        params=_object(written, "with"),
         when=cast("str | None", written.get("when")),
-        retry=retry,
-        timeout_ms=cast("int", written.get("timeoutMs", _DEFAULT.timeout_ms)),
-        pool=cast("str", written.get("pool", _DEFAULT.pool)),
-        run_on=_run_on(cast("str", written.get("runOn", _DEFAULT.run_on)), f"{place}.runOn", findings),
-        disabled=cast("bool", written.get("disabled", _DEFAULT.disabled)),
+        retry=_retry(_object(written, "retry"), f"{place}.retry", findings),
+        timeout_ms=cast("int", _member(written, "timeoutMs", _DEFAULT.timeout_ms)),
+        pool=cast("str", _member(written, "pool", _DEFAULT.pool)),
+        run_on=_run_on(cast("str", _member(written, "runOn", _DEFAULT.run_on)), f"{place}.runOn", findings),
+        disabled=cast("bool", _member(written, "disabled", _DEFAULT.disabled)),
     )
-    if not _ID.fullmatch(step.id):
+    if step.id and not _ID.fullmatch(step.id):
         findings.add(f"{place}.id", _ID_RULE)
     findings.check_range(f"{place}.timeoutMs", step.timeout_ms, 1, MAX_TIMEOUT_MS)
     return step
 
 
 def _retry(written: JsonObject, place: str, findings: Findings) -> RetryPolicy:
-    multiplier = cast("float", written.get("multiplier", _DEFAULT.retry.multiplier))
+    if not written:
+        return _DEFAULT.retry
+    multiplier = cast("float", _member(written, "multiplier", _DEFAULT.retry.multiplier))
     policy = RetryPolicy(
-        max_attempts=cast("int", written.get("maxAttempts", _DEFAULT.retry.max_attempts)),
-        initial_delay_ms=cast("int", written.get("initialDelayMs", _DEFAULT.retry.initial_delay_ms)),
-        max_delay_ms=cast("int", written.get("maxDelayMs", _DEFAULT.retry.max_delay_ms)),
+        max_attempts=cast("int", _member(written, "maxAttempts", _DEFAULT.retry.max_attempts)),
+        initial_delay_ms=cast("int", _member(written, "initialDelayMs", _DEFAULT.retry.initial_delay_ms)),
+        max_delay_ms=cast("int", _member(written, "maxDelayMs", _DEFAULT.retry.max_delay_ms)),
         multiplier=int(multiplier) if multiplier == int(multiplier) else multiplier,
     )
     findings.check_range(f"{place}.maxAttempts", policy.max_attempts, 1, MAX_ATTEMPTS)
@@ -160,16 +209,18 @@ def _run_on(written: str, place: str, findings: Findings) -> RunOn:
         return RunOn.SUCCESS
 
 
-def _check_step(step: StepSpec, place: str, rules: _Rules, findings: Findings) -> list[_Read]:
+def _check_step(
+    step: StepSpec, written: JsonObject, place: str, rules: _Rules, findings: Findings
+) -> list[_Read]:
     """Check what a step asks of the installation, and give what its expressions read."""
-    if step.pool not in rules.pools:
+    if step.pool not in rules.pools and written.get("pool", "") is not None:
         findings.add(f"{place}.pool", f"there is no pool {_quoted(step.pool)}")
     if not rules.all_storable and not _check_storable(f"{place}.with", step.params, _DEPTH_OF_WITH, findings):
         return []
-    problems = rules.check_uses(step.uses, step.params)
+    problems = rules.check_uses(step.uses, step.params) if step.uses else ()
     if problems is None:
         findings.add(f"{place}.uses", f"there is no plugin {_quoted(step.uses)}", UnknownPlugin)
-    else:
+    elif written.get("with", {}) is not None:
         findings.extend(problems, within=f"{place}.with")
     reads: list[_Read] = []
     if step.when is not None and (
@@ -214,87 +265,86 @@ def _check_storable(place: str, value: Json, depth: int, findings: Findings) -> 
     return False
 
 
-def _numbers(steps: Sequence[StepSpec], findings: Findings) -> dict[StepId, int]:
-    """Number the steps as written, and find ids that come twice."""
-    numbers: dict[StepId, int] = {}
-    for i, step in enumerate(steps):
-        first = numbers.setdefault(step.id, i)
-        if first != i:
-            findings.add(f"steps[{i}].id", f"{_quoted(step.id)} is also steps[{first}]", DuplicateStep)
-    return numbers
-
-
-def _edges(
-    written: Sequence[JsonObject], numbers: Mapping[StepId, int], findings: Findings
-) -> list[graph.Edge]:
-    """Give the edges that hold, as numbers of steps as written."""
+def _edges(written: Sequence[JsonObject | None] | None, draft: _Draft, findings: Findings) -> _Edges:
+    """Check the edges, as far as it is known what they name."""
     edges: dict[graph.Edge, int] = {}
-    for i, edge in enumerate(written):
-        before, after = cast("StepId", edge["from"]), cast("StepId", edge["to"])
-        source, target = numbers.get(before), numbers.get(after)
-        if source is None:
-            findings.add(f"edges[{i}].from", f"there is no step {_quoted(before)}", UnknownStep)
-        if target is None:
-            findings.add(f"edges[{i}].to", f"there is no step {_quoted(after)}", UnknownStep)
-        if source is None or target is None:
-            continue
-        if source == target:
-            findings.add(f"edges[{i}]", f"{_quoted(before)} cannot come before itself")
-        elif (first := edges.setdefault((source, target), i)) != i:
+    complete = written is not None
+    for i, edge in enumerate(written or ()):
+        before, after = _end(edge, "from", i, draft, findings), _end(edge, "to", i, draft, findings)
+        if before is None or after is None:
+            complete = False
+        elif before == after:
+            findings.add(f"edges[{i}]", f"{_quoted(draft.steps[before].id)} cannot come before itself")
+        elif (first := edges.setdefault((before, after), i)) != i:
             findings.add(f"edges[{i}]", f"is the same as edges[{first}]")
-    return list(edges)
+    return _Edges(list(edges), complete)
 
 
-def _order(draft: _Draft, numbers: Mapping[StepId, int], *, complete: bool, findings: Findings) -> list[int]:
+def _end(edge: JsonObject | None, name: str, i: int, draft: _Draft, findings: Findings) -> int | None:
+    """Give the number of the step that an edge names, ``None`` if that is not known."""
+    step_id = None if edge is None else cast("StepId | None", edge.get(name))
+    if step_id is None:
+        return None
+    number = draft.numbers.get(step_id)
+    if number is None and draft.all_named:
+        findings.add(f"edges[{i}].{name}", f"there is no step {_quoted(step_id)}", UnknownStep)
+    return number
+
+
+def _order(draft: _Draft, edges: _Edges, findings: Findings) -> list[int]:
     """Put the steps in order, and check that expressions name ancestors.
 
     Both only as far as the rest is sound: of steps that cannot be told apart or
     edges that lead nowhere, more problems would follow that are none.
     """
-    for reads in draft.reads:
-        for read in reads:
-            for named in sorted(read.references.ancestors):
-                if named not in numbers:
-                    findings.add(read.place, f"there is no step {_quoted(named)}", UnknownStep)
-    if len(numbers) < len(draft.steps):
+    named = [
+        (i, read, step_id)
+        for i, reads in enumerate(draft.reads)
+        for read in reads
+        for step_id in sorted(read.references.ancestors)
+    ]
+    if draft.all_named:
+        for _, read, step_id in named:
+            if step_id not in draft.numbers:
+                findings.add(read.place, f"there is no step {_quoted(step_id)}", UnknownStep)
+    if len(draft.numbers) < sum(1 for step in draft.steps if step.id):
         return []
     try:
-        order = graph.topological_order([step.id for step in draft.steps], draft.edges)
+        order = graph.topological_order([step.id for step in draft.steps], edges.pairs)
     except DagCycle as error:
         findings.add_cycle(error)
         return []
-    if complete and any(read.references.ancestors for reads in draft.reads for read in reads):
-        _check_ancestors(draft, numbers, order, findings)
+    if edges.complete and named:
+        ranks = _ranks(order)
+        before = graph.ancestors(len(order), _ranked(edges.pairs, ranks))
+        for i, read, step_id in named:
+            number = draft.numbers.get(step_id)
+            if number is not None and not before[ranks[i]] >> ranks[number] & 1:
+                findings.add(read.place, f"{_quoted(step_id)} does not come before this step")
     return order
 
 
-def _check_ancestors(
-    draft: _Draft, numbers: Mapping[StepId, int], order: Sequence[int], findings: Findings
-) -> None:
-    ranks = _ranks(order)
-    before = graph.ancestors(len(order), _ranked(draft.edges, ranks))
-    for i, reads in enumerate(draft.reads):
-        for read in reads:
-            for named in sorted(read.references.ancestors):
-                if named in numbers and not before[ranks[i]] >> ranks[numbers[named]] & 1:
-                    findings.add(read.place, f"{_quoted(named)} does not come before this step")
-
-
 def _spec(
-    dag_id: DagId, version: str, order_key: str, metadata: JsonObject, draft: _Draft, order: Sequence[int]
+    dag_id: DagId,
+    version: str,
+    order_key: str,
+    metadata: JsonObject,
+    draft: _Draft,
+    edges: _Edges,
+    order: Sequence[int],
 ) -> DagSpec:
     steps = tuple(draft.steps[i] for i in order)
     ranks = _ranks(order)
     rank_of = {step.id: rank for rank, step in enumerate(steps)}
-    edges = tuple(_ranked(draft.edges, ranks))
-    definition = definition_of(dag_id, version, steps, edges, metadata)
+    ranked = tuple(_ranked(edges.pairs, ranks))
+    definition = definition_of(dag_id, version, steps, ranked, metadata)
     written = canonical(definition)
     reads = [[read.references for read in draft.reads[i]] for i in order]
     return DagSpec(
         dag_id=dag_id,
         version=version,
         steps=steps,
-        edges=edges,
+        edges=ranked,
         metadata=metadata,
         refs=tuple(tuple(sorted({rank_of[named] for r in one for named in r.ancestors})) for one in reads),
         reads_inputs=tuple(any(r.inputs for r in one) for one in reads),
