@@ -23,7 +23,7 @@ class Problem:
 
 
 class InvalidInput(OrchestratorError):
-    """The input breaks a rule. ``problems`` names each place, sorted; ``found`` counts those left out, too."""
+    """The input breaks a rule. ``problems`` names each place, sorted; ``found`` counts all there are."""
 
     def __init__(self, message: str, problems: Iterable[Problem] = (), *, found: int = 0) -> None:
         super().__init__(message)

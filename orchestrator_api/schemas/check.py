@@ -14,7 +14,8 @@ from shared.errors import InvalidInput, Problem
 def shaped(schema: Schema, document: Json) -> JsonObject:
     """Return ``document`` unchanged if it has the shape of ``schema``; else raise InvalidInput."""
     known, problems = shape(schema, document)
-    refuse(problems)
+    if problems:
+        raise misshapen(problems)
     return known
 
 
@@ -34,10 +35,9 @@ def shape(schema: Schema, document: Json) -> tuple[JsonObject, list[Problem]]:
     return cast(JsonObject, _without(document, mistakes)), list(_problems(mistakes))
 
 
-def refuse(problems: list[Problem]) -> None:
-    """Raise InvalidInput unless there are no problems."""
-    if problems:
-        raise InvalidInput("the body does not have the shape that this route takes", problems)
+def misshapen(problems: list[Problem]) -> InvalidInput:
+    """Make the error of a body that has not the right shape."""
+    return InvalidInput("the body does not have the shape that this route takes", problems)
 
 
 def _without(value: Json, mistakes: object) -> Json:
@@ -58,7 +58,7 @@ def _problems(mistakes: Mapping[str, object]) -> Iterator[Problem]:
     while todo:
         path, found = todo.pop()
         if isinstance(found, Mapping):
-            todo.extend((_below(path, key), inner) for key, inner in reversed(found.items()))
+            todo.extend((_below(path, key), inner) for key, inner in reversed(list(found.items())))
         elif isinstance(found, list):
             todo.extend((path, inner) for inner in found)
         else:

@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from shared.domain.hashing import hash_json
-from shared.domain.inputs import check_inputs
+from shared.domain.inputs import check_inputs, problems_of_inputs
 from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, Step, TenantId
 from shared.domain.states import RunStatus
-from shared.errors import DagDisabled, DagNotFound, RunAlreadyFinished, RunNotFound, RunTokenConflict
+from shared.errors import (
+    DagDisabled,
+    DagNotFound,
+    Problem,
+    RunAlreadyFinished,
+    RunNotFound,
+    RunTokenConflict,
+)
 from shared.ids import new_run_id
 from shared.store import dags, steps
 from shared.store import runs as store
@@ -65,6 +72,17 @@ def start(
         if first is None:
             raise RunTokenConflict("the run token is in use")
         return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
+
+
+def inputs_refused(
+    db: Transactions, tenant: TenantId, *, dag_id: DagId, version: str | None, inputs: JsonObject
+) -> list[Problem]:
+    """Tell why the version that a start would take does not take these inputs, if there is one."""
+    with db.transaction(tenant) as cur:
+        found = dags.find_startable(cur, tenant, dag_id, version)
+    if found is None or not found.active or found.inputs_schema is None:
+        return []
+    return problems_of_inputs(found.inputs_schema, inputs)
 
 
 def _startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | None) -> Startable:
