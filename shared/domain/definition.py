@@ -267,12 +267,16 @@ def _check_storable(place: str, value: Json, depth: int, findings: Findings) -> 
 
 def _edges(written: Sequence[JsonObject | None] | None, draft: _Draft, findings: Findings) -> _Edges:
     """Check the edges, as far as it is known what they name."""
+    number_of = draft.numbers.get
     edges: dict[graph.Edge, int] = {}
     complete = written is not None
     for i, edge in enumerate(written or ()):
-        before, after = _end(edge, "from", i, draft, findings), _end(edge, "to", i, draft, findings)
+        known = edge or {}
+        before = number_of(cast("StepId", known.get("from")))
+        after = number_of(cast("StepId", known.get("to")))
         if before is None or after is None:
             complete = False
+            _check_ends(known, f"edges[{i}]", draft, findings)
         elif before == after:
             findings.add(f"edges[{i}]", f"{_quoted(draft.steps[before].id)} cannot come before itself")
         elif (first := edges.setdefault((before, after), i)) != i:
@@ -280,15 +284,12 @@ def _edges(written: Sequence[JsonObject | None] | None, draft: _Draft, findings:
     return _Edges(list(edges), complete)
 
 
-def _end(edge: JsonObject | None, name: str, i: int, draft: _Draft, findings: Findings) -> int | None:
-    """Give the number of the step that an edge names, ``None`` if that is not known."""
-    step_id = None if edge is None else cast("StepId | None", edge.get(name))
-    if step_id is None:
-        return None
-    number = draft.numbers.get(step_id)
-    if number is None and draft.all_named:
-        findings.add(f"edges[{i}].{name}", f"there is no step {_quoted(step_id)}", UnknownStep)
-    return number
+def _check_ends(edge: JsonObject, place: str, draft: _Draft, findings: Findings) -> None:
+    """Check that an edge names steps that there are, or may be."""
+    for name in ("from", "to"):
+        step_id = cast("StepId | None", edge.get(name))
+        if draft.all_named and step_id is not None and step_id not in draft.numbers:
+            findings.add(f"{place}.{name}", f"there is no step {_quoted(step_id)}", UnknownStep)
 
 
 def _order(draft: _Draft, edges: _Edges, findings: Findings) -> list[int]:
