@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app
@@ -16,6 +16,7 @@ from shared.domain.models import Change, JsonObject, RunId, TenantId
 from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
+from shared.signing import Signatures
 from shared.store.db import Database
 
 _EXTENSION = "orchestrator"
@@ -42,6 +43,7 @@ class Parts:
     page_tokens: PageTokens
     pools: frozenset[str]
     rate_limits: RateLimits
+    signatures: Signatures = field(default_factory=Signatures)
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

@@ -35,6 +35,8 @@ _ID_RULE = "must be 1 to 128 of a-z, 0-9, '.', '_' and '-', the first a letter o
 _MAX_QUOTED = 128
 _DEPTH_OF_WITH = 3
 _DEFAULT = StepSpec(id=StepId(""), uses="", params={})
+_NOT_KNOWN = _DEFAULT
+"""In place of a step that is misshapen as a whole."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 CheckUses = Callable[[str, JsonObject], Sequence[Problem] | None]
@@ -95,6 +97,7 @@ def build(
     written_steps = cast("Sequence[JsonObject | None] | None", document.get("steps"))
     written_edges = cast("Sequence[JsonObject | None] | None", document.get("edges", ()))
     _check_counts(written_steps, written_edges, findings)
+    _check_given(document, ("dagId", "version", "steps"), "", findings)
 
     dag_id = cast("DagId | None", document.get("dagId"))
     if dag_id is not None and not _ID.fullmatch(dag_id):
@@ -122,6 +125,12 @@ def _check_counts(steps: Sequence[Json] | None, edges: Sequence[Json] | None, fi
         findings.raise_any()
 
 
+def _check_given(written: JsonObject, names: Sequence[str], within: str, findings: Findings) -> None:
+    for name in names:
+        if name not in written:
+            findings.add(within + name, "must be given")
+
+
 def _member(written: JsonObject, name: str, default: Json) -> Json:
     """Give a member, or its default: also where it is not known, and its default then stands in for it."""
     value = written.get(name)
@@ -139,8 +148,8 @@ def _draft(written: Sequence[JsonObject | None] | None, rules: _Rules, findings:
     numbers: dict[StepId, int] = {}
     for i, known in enumerate(written or ()):
         place = f"steps[{i}]"
-        step = _step(known or {}, place, findings)
-        reads.append(_check_step(step, known or {}, place, rules, findings))
+        step = _NOT_KNOWN if known is None else _step(known, place, findings)
+        reads.append([] if known is None else _check_step(step, known, place, rules, findings))
         steps.append(step)
         first = numbers.setdefault(step.id, i) if step.id else i
         if first != i:
@@ -166,7 +175,11 @@ def _check_metadata(metadata: JsonObject, rules: _Rules, findings: Findings) -> 
 
 
 def _step(written: JsonObject, place: str, findings: Findings) -> StepSpec:
-    """Fill in the defaults, and check the fields that need nothing but themselves. No id is known: ``""``."""
+    """Fill in the defaults, and check the fields that need nothing but themselves.
+
+    An id or plugin that is not known is ``""``.
+    """
+    _check_given(written, ("id", "uses"), f"{place}.", findings)
     step = StepSpec(
         id=StepId(cast("str", _member(written, "id", ""))),
         uses=cast("str", _member(written, "uses", "")),
