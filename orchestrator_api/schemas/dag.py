@@ -105,15 +105,13 @@ SIGNATURE = Known.from_dict(
     {
         "payloadType": Text(required=True, most=255),
         "payload": Text(required=True, most=16 * 1024 * 1024),
-        "signatures": fields.List(
-            fields.Nested(
-                Known.from_dict(
-                    {"keyid": Text(least=0, most=255), "sig": Text(required=True, most=10_000)},
-                    name="SignatureOfOneKey",
-                )
+        "signatures": Many(
+            Known.from_dict(
+                {"keyid": Text(least=0, most=255), "sig": Text(required=True, most=10_000)},
+                name="SignatureOfOneKey",
             ),
             required=True,
-            validate=validate.Length(min=1, max=16),
+            length=validate.Length(min=1, max=16),
         ),
     },
     name="Signature",

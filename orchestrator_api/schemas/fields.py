@@ -71,9 +71,12 @@ class Many(fields.List[Mapping[str, object]]):
     objects that a short look at their members, by the same schema, does not find right.
     """
 
-    def __init__(self, schema: type[Schema], *, required: bool = False) -> None:
-        super().__init__(fields.Nested(schema), required=required)
+    def __init__(
+        self, schema: type[Schema], *, required: bool = False, length: validate.Length | None = None
+    ) -> None:
+        super().__init__(fields.Nested(schema), required=required, validate=length)
         self._schema_class = schema
+        self._length = length
 
     @cached_property
     def _is_plain(self) -> Callable[[object], bool]:
@@ -84,6 +87,9 @@ class Many(fields.List[Mapping[str, object]]):
     ) -> list[Mapping[str, object] | None]:
         if not isinstance(value, list):
             raise self.make_error("invalid")
+        if self._length is not None:
+            # Before anything is said of a million of them.
+            self._length(value)
         mistakes: dict[int, object] = {}
         for index, each in enumerate(value):
             if not self._is_plain(each):
