@@ -55,7 +55,7 @@ def mutated_tree(rng: random.Random, document: dict[str, Any]) -> bytes:
         elif kind == 1:
             del container[key]
         elif kind == 2 and isinstance(container, dict):
-            container[rng.choice(MEMBERS)] = rng.choice(ODD)
+            container[rng.choice(MEMBERS)] = copy.deepcopy(rng.choice(ODD))
         else:
             container[key] = copy.deepcopy(rng.choice(spots)[0])
     return json.dumps(document, ensure_ascii=rng.random() < 0.5).encode()
