@@ -163,6 +163,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = MappingProxyType(
         "runId": run_id,
         "stepId": step_id,
         "hash": sha256,
+        "action": action,
         "active": flag,
         "status": one_of(RunStatus),
         "from": timestamp,

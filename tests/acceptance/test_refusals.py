@@ -21,6 +21,8 @@ ONE_STEP: list[Document] = [{"id": "only", "uses": "noop"}]
 ELSEWHERE = {
     "UNAVAILABLE": "test_server_faults",
     "RATE_LIMITED": "nothing is limited yet",
+    "SIGNATURE_REQUIRED": "integration/api/test_signatures",
+    "SIGNATURE_INVALID": "integration/api/test_signatures",
     "INTERNAL": "no caller can bring it about",
 }
 

@@ -105,10 +105,10 @@ INVALID_JSON: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("route", POSTS, ids=name)
+@pytest.mark.parametrize("path", ["/dags", "/runs"])
 @pytest.mark.parametrize("body", INVALID_JSON.values(), ids=INVALID_JSON.keys())
-def test_a_body_of_one_reading_or_none(quiet_api: Api, route: Route, body: bytes) -> None:
-    response = quiet_api.call("POST", path_of(route), data=body, content_type="application/json")
+def test_a_body_of_one_reading_or_none(quiet_api: Api, path: str, body: bytes) -> None:
+    response = quiet_api.call("POST", path, data=body, content_type="application/json")
     assert refused(response) == (400, "INVALID_JSON")
     message = response.get_json()["error"]["message"]
     assert message.isprintable()
