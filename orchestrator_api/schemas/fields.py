@@ -72,9 +72,14 @@ class Many(fields.List[Mapping[str, object]]):
     """
 
     def __init__(
-        self, schema: type[Schema], *, required: bool = False, length: validate.Length | None = None
+        self,
+        schema: type[Schema],
+        *,
+        required: bool = False,
+        length: validate.Length | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(fields.Nested(schema), required=required, validate=length)
+        super().__init__(fields.Nested(schema), required=required, validate=length, metadata=metadata)
         self._schema_class = schema
         self._length = length
 

@@ -19,7 +19,8 @@ MAX_MULTIPLIER = 10
 MAX_TIMEOUT_MS = 7 * 24 * 3_600_000
 MAX_DELAY_MS = MAX_TIMEOUT_MS
 
-ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+ID_PATTERN = "^[a-z0-9][a-z0-9._-]{0,127}$"
+ID = re.compile(ID_PATTERN)
 ID_RULE = "must be 1 to 128 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
 _MAX_QUOTED = 128
 _DEPTH_OF_WITH = 3
