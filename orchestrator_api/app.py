@@ -36,7 +36,7 @@ def create_app(parts: Parts) -> Flask:
             return
         context.admit(_admitted(route, parts))
         _refuse_other_types(route)
-        query.refuse_others(request.args, route.query)
+        query.check(request.args, route.query, request.view_args or {})
 
     def finish(response: Response) -> Response:
         route = by_endpoint.get(request.endpoint or "")

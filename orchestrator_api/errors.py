@@ -7,7 +7,7 @@ the request: the domain, this package, the router of Flask, or a bug.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -22,7 +22,11 @@ from shared.plugins import CatalogError
 
 JSON_TYPE = "application/json; charset=utf-8"
 MAX_DETAILS = 100
-"""A body with more mistakes than this is told of the first ones and of the number of the others."""
+"""A body with more mistakes than this is told of the first ones and of the number of all."""
+_MAX_DETAILS_BYTES = 12_000
+_MAX_FIELD_CHARS = 256
+_MAX_MESSAGE_CHARS = 300
+"""With these no refusal is over 16 kB, whatever the caller's own names and texts in it."""
 
 
 class InvalidJson(errors.InvalidArgument):
@@ -77,6 +81,8 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.UnknownStep: Meaning(status=422, code="VALIDATION_FAILED"),
         errors.DuplicateStep: Meaning(status=422, code="VALIDATION_FAILED"),
         errors.UnknownPlugin: Meaning(status=422, code="UNKNOWN_PLUGIN"),
+        errors.SignatureRequired: Meaning(status=422, code="SIGNATURE_REQUIRED"),
+        errors.SignatureInvalid: Meaning(status=422, code="SIGNATURE_INVALID"),
         errors.Unauthenticated: Meaning(status=401, code="UNAUTHENTICATED"),
         errors.Forbidden: Meaning(status=403, code="INSUFFICIENT_SCOPE"),
         errors.TenantRequired: Meaning(status=403, code="TENANT_REQUIRED"),
@@ -145,7 +151,7 @@ def install(app: Flask) -> None:
 def unavailable(message: str, body: Mapping[str, object]) -> Response:
     """Answer 503 with the envelope beside the members of ``body``."""
     meaning = MEANINGS[errors.Unavailable]
-    return _answer(meaning, {**body, **_envelope(meaning.code, message, ())})
+    return _answer(meaning, {**body, **_envelope(meaning.code, message)})
 
 
 def is_settled(error: errors.OrchestratorError) -> bool:
@@ -168,8 +174,8 @@ def refusal(error: errors.OrchestratorError) -> Response:
     if isinstance(error, errors.Unavailable):
         _log.warning("out of reach", error=message)
         message = "a store is out of reach; try again"
-    problems = error.problems if isinstance(error, errors.InvalidInput) else ()
-    response = _answer(meaning, _envelope(meaning.code, message, problems))
+    invalid = error if isinstance(error, errors.InvalidInput) else None
+    response = _answer(meaning, _envelope(meaning.code, message, invalid))
     if isinstance(error, errors.Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.RateLimited):
@@ -185,7 +191,7 @@ def _refuse_by_router(error: HTTPException) -> Response:
     code, message = _ROUTER_CODES.get(status, ("INVALID_ARGUMENT", "the request cannot be understood"))
     if code == "INVALID_ARGUMENT" and status != 416:
         status = 400
-    response = _answer(Meaning(status=status, code=code), _envelope(code, message, ()))
+    response = _answer(Meaning(status=status, code=code), _envelope(code, message))
     for name, value in error.get_headers():
         if name in _KEPT_HEADERS:
             response.headers[name] = value
@@ -195,16 +201,40 @@ def _refuse_by_router(error: HTTPException) -> Response:
 def _fail(error: Exception) -> Response:
     """Log a failure that nobody expected; tell the caller nothing but the trace to ask about."""
     _log.error("request failed", exc_info=error)
-    return _answer(INTERNAL, _envelope(INTERNAL.code, "the request failed unexpectedly", ()))
+    return _answer(INTERNAL, _envelope(INTERNAL.code, "the request failed unexpectedly"))
 
 
-def _envelope(code: str, message: str, problems: tuple[errors.Problem, ...]) -> dict[str, object]:
-    error: dict[str, object] = {"code": code, "message": message, "trace_id": trace_id()}
-    if problems:
-        error["details"] = [{"field": p.field, "message": p.message} for p in problems[:MAX_DETAILS]]
-        if len(problems) > MAX_DETAILS:
-            error["message"] = f"{message} (the first {MAX_DETAILS} of {len(problems)} problems are listed)"
+def _envelope(code: str, message: str, invalid: errors.InvalidInput | None = None) -> dict[str, object]:
+    error: dict[str, object] = {"code": code, "message": _cut(message, _MAX_MESSAGE_CHARS)}
+    error["trace_id"] = trace_id()
+    if invalid is not None and invalid.problems:
+        details = _details(invalid.problems)
+        error["details"] = details
+        if len(details) < invalid.found:
+            error["message"] = (
+                f"{error['message']} (the first {len(details)} of {invalid.found} problems are listed)"
+            )
     return {"error": error}
+
+
+def _details(problems: Sequence[errors.Problem]) -> list[dict[str, str]]:
+    """List the first problems, as many as an answer may hold."""
+    details: list[dict[str, str]] = []
+    left = _MAX_DETAILS_BYTES
+    for problem in problems[:MAX_DETAILS]:
+        detail = {
+            "field": _cut(problem.field, _MAX_FIELD_CHARS),
+            "message": _cut(problem.message, _MAX_MESSAGE_CHARS),
+        }
+        left -= len(json.dumps(detail))
+        if left < 0:
+            break
+        details.append(detail)
+    return details
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _answer(meaning: Meaning, body: Mapping[str, object]) -> Response:

@@ -27,6 +27,7 @@ MAX_INTEGER = 2**53 - 1
 
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"?', re.DOTALL)
 """The closing quote is optional: else a text that lacks it would be tried again from each quote in it."""
+_LITERAL = re.compile(r'"(?:[^"\\]+|\\.)*"|-?[0-9][0-9.eE+-]*|NaN|-?Infinity')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _TO_SIGN = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """An opening bracket becomes the signed byte 1, a closing one -1."""
@@ -39,6 +40,8 @@ def receive(request: Request) -> tuple[Json, int]:
     body = _read(request)
     if not body:
         return {}, 0
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("send the body as it is, without a Content-Encoding")
     if request.mimetype != "application/json" or not _charset_is_utf8(request):
         raise UnsupportedMediaType("send the body as application/json")
     return parse(body), len(body)
@@ -64,6 +67,8 @@ def parse(body: bytes) -> Json:
         raise InvalidJson(
             f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
+    except _Unfit as error:
+        raise InvalidJson(f"the body holds {error.why} at {_where(error.literal, text)}") from error
     if _SUSPECT_ESCAPE.search(text):
         _refuse_unstorable(value)
     return value
@@ -113,20 +118,35 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return members
 
 
+class _Unfit(Exception):
+    """A number that is none, or too large, as it is spelled."""
+
+    def __init__(self, literal: str, why: str) -> None:
+        super().__init__(why)
+        self.literal = literal
+        self.why = why
+
+
+def _where(literal: str, text: str) -> str:
+    """Find the first place outside of a string where ``text``, up to there sound JSON, has the literal."""
+    at = next((m.start() for m in _LITERAL.finditer(text) if m.group() == literal), 0)
+    return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}"
+
+
 def _constant(name: str) -> Json:
-    raise InvalidJson(f"the body holds {name}, which is not JSON")
+    raise _Unfit(name, f"{name}, which is not JSON")
 
 
 def _integer(digits: str) -> int:
     if len(digits) > 17 or abs(number := int(digits)) > MAX_INTEGER:
-        raise InvalidJson(f"the body holds the integer {digits[:24]}, which is beyond 2^53 - 1")
+        raise _Unfit(digits, f"the integer {digits[:24]}, which is beyond 2^53 - 1,")
     return number
 
 
 def _float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise InvalidJson(f"the body holds the number {digits[:24]}, which is too large for a double")
+        raise _Unfit(digits, f"the number {digits[:24]}, which is too large for a double,")
     return number
 
 

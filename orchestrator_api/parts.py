@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app
@@ -18,6 +18,7 @@ from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
+from shared.signing import Signatures
 from shared.store.db import Database
 
 _EXTENSION = "orchestrator"
@@ -46,6 +47,7 @@ class Parts:
     followers: Followers
     pools: frozenset[str]
     rate_limits: RateLimits
+    signatures: Signatures = field(default_factory=Signatures)
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

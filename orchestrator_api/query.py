@@ -1,11 +1,16 @@
-"""Read query parameters and path parts: each is known, given once, and of its form."""
+"""Read query parameters and path parts: each is known, given once, and of its form.
+
+``check`` looks at all of them before the handler is called, so that one refusal names
+all that are wrong; the handlers then read those that they use.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,6 +19,7 @@ from werkzeug.datastructures import MultiDict
 from orchestrator_api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from shared.domain import versions
 from shared.domain.models import DagId, RunId, Sha256, StepId
+from shared.domain.states import RunStatus
 from shared.errors import InvalidArgument, InvalidInput, Problem
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -28,12 +34,24 @@ T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 
-def refuse_others(args: MultiDict[str, str], known: frozenset[str]) -> None:
-    """Refuse a query parameter that the route does not have, and one that is given twice."""
+def check(args: MultiDict[str, str], known: frozenset[str], path: Mapping[str, str]) -> None:
+    """Refuse parameters that the route does not have, those given twice, and all that are not of their form.
+
+    ``path`` are the parts of the path. Raises InvalidArgument with a problem for each.
+    """
     problems = [Problem(name, "unknown query parameter") for name in args if name not in known]
     problems += [Problem(name, "given more than once") for name in known if len(args.getlist(name)) > 1]
+    given = [(name, text) for name, text in args.items() if name in known]
+    given += [(_NAMES.get(part, part), text) for part, text in path.items()]
+    for name, text in given:
+        try:
+            _READERS.get(name, _anything)(name, text)
+        except InvalidArgument as error:
+            problems += error.problems
+    if len(problems) == 1 and (field := problems[0].field) in dict(given):
+        raise InvalidArgument(f"{field} {problems[0].message}", problems)
     if problems:
-        raise InvalidArgument("the query does not fit this route", problems)
+        raise InvalidArgument("the path or the query does not fit this route", problems)
 
 
 def optional(args: MultiDict[str, str], name: str, read: Callable[[str, str], T]) -> T | None:
@@ -44,12 +62,14 @@ def optional(args: MultiDict[str, str], name: str, read: Callable[[str, str], T]
 
 def page_size(args: MultiDict[str, str]) -> int:
     """Read ``page_size``: 1 to 500, 50 when left out."""
-    text = args.get("page_size")
-    if text is None:
-        return DEFAULT_PAGE_SIZE
+    size = optional(args, "page_size", _page_size)
+    return DEFAULT_PAGE_SIZE if size is None else size
+
+
+def _page_size(name: str, text: str) -> int:
     size = int(text) if _PAGE_SIZE.fullmatch(text) else 0
     if not 1 <= size <= MAX_PAGE_SIZE:
-        raise _refusal("page_size", f"must be an integer from 1 to {MAX_PAGE_SIZE}")
+        raise _refusal(name, f"must be an integer from 1 to {MAX_PAGE_SIZE}")
     return size
 
 
@@ -70,7 +90,7 @@ def version(name: str, text: str) -> str:
     try:
         versions.parse(text)
     except InvalidInput as error:
-        raise InvalidArgument(f"{name} is no version", error.problems) from error
+        raise _refusal(name, error.problems[0].message) from error
     return text
 
 
@@ -131,5 +151,32 @@ def one_of(choices: type[E]) -> Callable[[str, str], E]:
     return read
 
 
+def _anything(_name: str, text: str) -> str:
+    return text
+
+
 def _refusal(name: str, message: str) -> InvalidArgument:
     return InvalidArgument(f"{name} {message}", [Problem(name, message)])
+
+
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {"dag_id": "dagId", "version": "version", "run_id": "runId", "step_id": "stepId", "sha256": "hash"}
+)
+"""What the parts of a path are called outside."""
+
+_READERS: Mapping[str, Callable[[str, str], object]] = MappingProxyType(
+    {
+        "dagId": dag_id,
+        "version": version,
+        "runId": run_id,
+        "stepId": step_id,
+        "hash": sha256,
+        "action": action,
+        "active": flag,
+        "status": one_of(RunStatus),
+        "from": timestamp,
+        "to": timestamp,
+        "page_size": _page_size,
+    }
+)
+"""How each parameter is read. A name means the same on every route that has it; others may be anything."""

@@ -20,6 +20,8 @@ from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import load_catalog
+from shared.signing import SignaturePolicy, Signatures
+from shared.signing_keys import load_verification_keys
 from shared.store.db import Database
 
 NEED = Need.DATABASE | Need.REDIS | Need.WEB
@@ -56,6 +58,7 @@ def make_application() -> Flask:
             followers=Followers(settings.web_threads // 2),
             pools=frozenset(settings.pools),
             rate_limits=rate_limits(settings),
+            signatures=_signatures(settings),
         )
     )
 
@@ -71,6 +74,14 @@ def rate_limits(settings: Settings) -> RateLimits:
         settings.redis_url,
         overall=settings.rate_limit,
         by_class={of: limit for of, limit in chosen.items() if limit is not None},
+    )
+
+
+def _signatures(settings: Settings) -> Signatures:
+    if settings.signature_keys_dir is None:
+        return Signatures(SignaturePolicy(settings.signatures))
+    return Signatures(
+        SignaturePolicy(settings.signatures), load_verification_keys(settings.signature_keys_dir)
     )
 
 

@@ -78,6 +78,9 @@ class Settings:
     secret_file: Path = _setting(Path(), value.secret_file, needed_by=Need.WEB)
     artifacts_url: str = _setting("", value.folder_url, needed_by=Need.WEB | Need.WORKER)
     work_dir: Path = _setting(Path(), value.absolute_path, needed_by=Need.WORKER)
+    signatures: str = _setting("off", value.one_of("off", "verify", "require"))
+    signature_keys_dir: Path | None = _setting(None, value.folder)
+    """Needed unless ``signatures`` is ``off``."""
     pools: tuple[str, ...] = _setting(("default",), value.pools)
     worker_pools: tuple[str, ...] = _setting((), value.pools)
     """The pools that this worker serves; all of ``pools`` when not given."""
@@ -136,6 +139,8 @@ def load_settings(environ: Mapping[str, str], *, need: Need) -> Settings:
     problems += [f"{name}: is needed and not set" for name in _needed(known, need) if name not in given]
     all_pools = values.get("pools", ("default",))
     problems += _pool_problems(all_pools, values.setdefault("worker_pools", all_pools))
+    if values.get("signatures", "off") != "off" and "ORCH_SIGNATURE_KEYS_DIR" not in given:
+        problems.append("ORCH_SIGNATURE_KEYS_DIR: is needed with ORCH_SIGNATURES, and not set")
     if problems:
         raise ConfigError(problems)
     return Settings(**values)

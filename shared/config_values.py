@@ -70,6 +70,14 @@ def absolute_path(value: str) -> Path:
     return path
 
 
+def folder(value: str) -> Path:
+    """Take the absolute path of a folder that this process may read."""
+    path = absolute_path(value)
+    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+        raise ValueError("must name a folder that this process may read")
+    return path
+
+
 def readable_file(value: str) -> Path:
     """Take the absolute path of a file that this process may read."""
     path = absolute_path(value)

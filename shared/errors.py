@@ -23,11 +23,12 @@ class Problem:
 
 
 class InvalidInput(OrchestratorError):
-    """The input has a known shape but breaks a rule. ``problems`` names each place, sorted."""
+    """The input breaks a rule. ``problems`` names each place, sorted; ``found`` counts all there are."""
 
-    def __init__(self, message: str, problems: Iterable[Problem] = ()) -> None:
+    def __init__(self, message: str, problems: Iterable[Problem] = (), *, found: int = 0) -> None:
         super().__init__(message)
         self.problems = tuple(sorted(problems))
+        self.found = found or len(self.problems)
 
 
 class InvalidArgument(InvalidInput):
@@ -73,6 +74,14 @@ class DuplicateStep(InvalidDag):
 
 class UnknownPlugin(InvalidDag):
     """``uses`` names a plugin that this installation does not have."""
+
+
+class SignatureRequired(InvalidDag):
+    """The installation takes signed definitions only."""
+
+
+class SignatureInvalid(InvalidDag):
+    """The signature of a definition does not hold."""
 
 
 class Unauthenticated(OrchestratorError):

@@ -16,22 +16,32 @@ from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 from orchestrator_api.schemas.dag import dag_document
 from orchestrator_api.schemas.run import nothing
+from shared import signing
 from shared.domain import definition, versions
-from shared.domain.models import DagVersion, JsonObject
+from shared.domain.findings import Findings
+from shared.domain.models import DagSpec, DagVersion, Json, JsonObject
 from shared.services import dags
 
 
 def publish(call: Call) -> Response:
     """Record a version of a DAG for good: 201, or 200 when it was recorded before."""
-    document = dag_document(call.body)
-    signature = cast("JsonObject | None", document.get("signature"))
-    unsigned = {name: member for name, member in document.items() if name != "signature"}
-    spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools)
+    spec, signature = _checked(call.body)
     dag, created = dags.publish(call.db, tenant(), spec, signature=signature, created_by=subject())
     location = url_for("dags.get", dag_id=dag.dag_id, version=dag.version)
     call.about = location.removeprefix(PREFIX)
     headers = {"Location": location, "ETag": _etag(dag)}
     return answer(render.dag_summary(dag), 201 if created else 200, headers)
+
+
+def _checked(body: Json) -> tuple[DagSpec, JsonObject | None]:
+    """Check a definition and its signature, and tell all that is wrong with either at once."""
+    document, misshapen = dag_document(body)
+    findings = Findings(misshapen)
+    signed = parts().signatures.check(tenant(), document, findings)
+    unsigned = {name: member for name, member in document.items() if name != "signature"}
+    spec = definition.build(unsigned, check_uses=parts().check_uses, pools=parts().pools, findings=findings)
+    signing.match(signed, spec)
+    return spec, cast("JsonObject | None", document.get("signature"))
 
 
 def list_versions() -> Response:

@@ -17,7 +17,8 @@ from orchestrator_api.listing import page
 from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
-from orchestrator_api.schemas.run import cancel_reason, start_run
+from orchestrator_api.schemas.check import misshapen
+from orchestrator_api.schemas.run import StartRun, cancel_reason, start_run
 from shared.domain.models import Run, RunFilter, RunId
 from shared.domain.states import RunStatus
 from shared.services import runs
@@ -25,7 +26,7 @@ from shared.services import runs
 
 def start(call: Call) -> Response:
     """Start a run: 201, or 200 with the first run when its run token was used before."""
-    wanted = start_run(call.body, call.body_bytes)
+    wanted = _start_of(call)
     run, created, change = runs.start(
         call.db,
         tenant(),
@@ -40,6 +41,18 @@ def start(call: Call) -> Response:
     location = url_for("runs.get", run_id=run.run_id)
     call.about = location.removeprefix(PREFIX)
     return answer(render.run_started(run), 201 if created else 200, {"Location": location})
+
+
+def _start_of(call: Call) -> StartRun:
+    """Read what is to be started; a body that has not the right shape is told of its inputs, too."""
+    wanted, problems = start_run(call.body, call.body_bytes)
+    if wanted is None or problems:
+        if wanted is not None:
+            problems += runs.inputs_refused(
+                call.db, tenant(), dag_id=wanted.dag_id, version=wanted.version, inputs=wanted.inputs
+            )
+        raise misshapen(problems)
+    return wanted
 
 
 def list_runs() -> Response:

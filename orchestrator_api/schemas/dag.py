@@ -9,8 +9,19 @@ from collections.abc import Mapping
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
-from orchestrator_api.schemas.check import shaped
-from orchestrator_api.schemas.fields import Boolean, Integer, Number, Object, Text
+from orchestrator_api.schemas.check import shape
+from orchestrator_api.schemas.fields import (
+    MAX_UNKNOWN,
+    MAX_WRONG,
+    WRONG_TOO,
+    Boolean,
+    Integer,
+    Known,
+    Many,
+    Number,
+    Object,
+    Text,
+)
 from shared.domain.definition import MAX_EDGES, MAX_STEPS
 from shared.domain.models import Json, JsonObject
 from shared.errors import InvalidDag, Problem
@@ -30,9 +41,10 @@ class Edges(fields.Raw):
 def _be_edges(value: object) -> None:
     if not isinstance(value, list):
         raise ValidationError("Not a valid list.")
-    wrong = {index: _edge_mistakes(edge) for index, edge in enumerate(value) if not _is_edge(edge)}
+    wrong = [index for index, edge in enumerate(value) if not _is_edge(edge)]
     if wrong:
-        raise ValidationError(wrong)
+        mistakes: dict[int, object] = {index: _edge_mistakes(value[index]) for index in wrong[:MAX_WRONG]}
+        raise ValidationError(mistakes | {index: [WRONG_TOO] for index in wrong[MAX_WRONG:]})
 
 
 def _is_edge(edge: object) -> bool:
@@ -47,7 +59,10 @@ def _is_edge(edge: object) -> bool:
 def _edge_mistakes(edge: object) -> dict[str, list[str]] | list[str]:
     if not isinstance(edge, Mapping):
         return ["Not an object."]
-    mistakes = {str(name): ["Unknown field."] for name in edge if name not in ("from", "to")}
+    others = [name for name in edge if name not in ("from", "to")]
+    if len(others) > MAX_UNKNOWN:
+        return [f"Has {len(edge)} members, of which at most 2 are known."]
+    mistakes = {str(name): ["Unknown field."] for name in others}
     for name in ("from", "to"):
         if name not in edge:
             mistakes[name] = ["Missing data for required field."]
@@ -57,12 +72,12 @@ def _edge_mistakes(edge: object) -> dict[str, list[str]] | list[str]:
 
 
 # Made from dicts, since ``with`` and ``from`` are keywords and could be no members of a class.
-RETRY = Schema.from_dict(
+RETRY = Known.from_dict(
     {"maxAttempts": Integer(), "initialDelayMs": Integer(), "maxDelayMs": Integer(), "multiplier": Number()},
     name="Retry",
 )
 
-STEP = Schema.from_dict(
+STEP = Known.from_dict(
     {
         "id": Text(required=True),
         "uses": Text(required=True),
@@ -86,29 +101,27 @@ METADATA = Schema.from_dict(
     name="Metadata",
 )
 
-SIGNATURE = Schema.from_dict(
+SIGNATURE = Known.from_dict(
     {
         "payloadType": Text(required=True, most=255),
         "payload": Text(required=True, most=16 * 1024 * 1024),
-        "signatures": fields.List(
-            fields.Nested(
-                Schema.from_dict(
-                    {"keyid": Text(least=0, most=255), "sig": Text(required=True, most=10_000)},
-                    name="SignatureOfOneKey",
-                )
+        "signatures": Many(
+            Known.from_dict(
+                {"keyid": Text(least=0, most=255), "sig": Text(required=True, most=10_000)},
+                name="SignatureOfOneKey",
             ),
             required=True,
-            validate=validate.Length(min=1, max=16),
+            length=validate.Length(min=1, max=16),
         ),
     },
     name="Signature",
 )
 
-DAG = Schema.from_dict(
+DAG = Known.from_dict(
     {
         "dagId": Text(required=True),
         "version": Text(required=True),
-        "steps": fields.List(fields.Nested(STEP), required=True),
+        "steps": Many(STEP, required=True),
         "edges": Edges(),
         "metadata": fields.Nested(METADATA, unknown=INCLUDE),
         "signature": fields.Nested(SIGNATURE),
@@ -119,12 +132,16 @@ DAG = Schema.from_dict(
 _DAG = DAG()
 
 
-def dag_document(body: Json) -> JsonObject:
-    """Check the shape of a whole DAG: its counts first, so that a flood of steps costs nothing."""
+def dag_document(body: Json) -> tuple[JsonObject, list[Problem]]:
+    """Check the shape of a whole DAG; give what is known of it and what is wrong with the rest.
+
+    Raises InvalidInput when the body is no object, and when it has too many steps or
+    edges: the counts come first, so that a flood of steps costs nothing.
+    """
     if isinstance(body, Mapping):
         for name, most in (("steps", MAX_STEPS), ("edges", MAX_EDGES)):
             members = body.get(name)
             if isinstance(members, list) and len(members) > most:
                 message = f"has {len(members)} members, at most {most} are allowed"
                 raise InvalidDag(f"{name} {message}", [Problem(name, message)])
-    return shaped(_DAG, body)
+    return shape(_DAG, body)

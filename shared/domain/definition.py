@@ -1,61 +1,42 @@
 """From a DAG definition as written to the one that is recorded: every rule, and all that is wrong at once.
 
-The shape (types, unknown fields) was checked before. A problem names its place
-as the author wrote it: ``steps[3].retry.maxAttempts``.
+The shape (types, unknown fields) was checked before; ``null`` stands where something was
+misshapen, and what would need that is not checked. A problem names its place as the
+author wrote it: ``steps[3].retry.maxAttempts``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from shared.domain import graph
-from shared.domain.expressions import ExpressionError, References, holes_in, references
 from shared.domain.findings import Findings
-from shared.domain.hashing import NotCanonical, canonical, hash_bytes
+from shared.domain.hashing import canonical, hash_bytes
 from shared.domain.json_schema import check_schema
-from shared.domain.models import DagId, DagSpec, Json, JsonObject, RetryPolicy, StepId, StepSpec
+from shared.domain.models import DagId, DagSpec, Json, JsonObject, StepId, StepSpec
 from shared.domain.normal_form import definition_of
-from shared.domain.states import RunOn
+from shared.domain.step_rules import (
+    ID,
+    ID_RULE,
+    NOT_KNOWN,
+    CheckUses,
+    Read,
+    Rules,
+    check_given,
+    check_step,
+    check_storable,
+    is_storable,
+    object_of,
+    quoted,
+    read_step,
+)
 from shared.domain.versions import precedence
-from shared.errors import DagCycle, DuplicateStep, InvalidInput, Problem, UnknownPlugin, UnknownStep
+from shared.errors import DagCycle, DuplicateStep, InvalidInput, UnknownStep
 
 MAX_STEPS = 10_000
 MAX_EDGES = 50_000
-MAX_ATTEMPTS = 100
-MAX_MULTIPLIER = 10
-MAX_TIMEOUT_MS = 7 * 24 * 3_600_000
-MAX_DELAY_MS = MAX_TIMEOUT_MS
-
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_ID_RULE = "must be 1 to 128 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
-_MAX_QUOTED = 128
-_DEPTH_OF_WITH = 3
-_DEFAULT = StepSpec(id=StepId(""), uses="", params={})
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-
-CheckUses = Callable[[str, JsonObject], Sequence[Problem] | None]
-"""Checks a step's ``with`` against the plugin that ``uses`` names: ``None`` if there is no such plugin, else
-what is wrong, each ``field`` a place within ``with`` (``argv[0]``; empty for the whole)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rules:
-    """What the installation has, and whether every value of the document is known to be storable."""
-
-    check_uses: CheckUses
-    pools: Collection[str]
-    all_storable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What one expression reads, and where it stands."""
-
-    place: str
-    references: References
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +44,80 @@ class _Draft:
     """The definition as it was written, defaults filled in."""
 
     steps: list[StepSpec]
-    edges: list[graph.Edge]
-    reads: list[list[_Read]]
+    reads: list[list[Read]]
+    numbers: Mapping[StepId, int]
+    """Each id's step, by its place as written; of two steps with one id the first."""
+    all_named: bool
+    """Whether every step has an id: else an id that no step has may be that of such a one."""
 
 
-def build(document: JsonObject, *, check_uses: CheckUses, pools: Collection[str]) -> DagSpec:
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """The edges that hold, as numbers of steps as written, and whether those are all that were meant."""
+
+    pairs: list[graph.Edge]
+    complete: bool
+
+
+def build(
+    document: JsonObject,
+    *,
+    check_uses: CheckUses,
+    pools: Collection[str],
+    findings: Findings | None = None,
+) -> DagSpec:
     """Check ``document`` by all rules and give it in its normal form.
 
-    Raises ``InvalidDag`` with all that is wrong: as the class of it that says what,
-    when it is all of one kind.
+    Raises ``InvalidDag`` with all that is wrong, ``findings`` from before included: as
+    the class of it that says what, when it is all of one kind.
     """
-    findings = Findings()
-    written_steps = cast("Sequence[JsonObject]", document["steps"])
-    written_edges = cast("Sequence[JsonObject]", document.get("edges", ()))
-    findings.check_range("steps", len(written_steps), 1, MAX_STEPS, "steps")
-    findings.check_range("edges", len(written_edges), 0, MAX_EDGES, "edges")
-    findings.raise_any()
+    findings = Findings() if findings is None else findings
+    written_steps = cast("Sequence[JsonObject | None] | None", document.get("steps"))
+    written_edges = cast("Sequence[JsonObject | None] | None", document.get("edges", ()))
+    _check_counts(written_steps, written_edges, findings)
+    check_given(document, ("dagId", "version", "steps"), "", findings)
 
-    dag_id = DagId(cast("str", document["dagId"]))
-    if not _ID.fullmatch(dag_id):
-        findings.add("dagId", _ID_RULE)
-    version = cast("str", document["version"])
-    order_key = _precedence(version, findings)
-    metadata = cast("JsonObject", document.get("metadata", {}))
+    dag_id = cast("DagId | None", document.get("dagId"))
+    if dag_id is not None and not ID.fullmatch(dag_id):
+        findings.add("dagId", ID_RULE)
+    version = cast("str | None", document.get("version"))
+    order_key = "" if version is None else _precedence(version, findings)
+    metadata = object_of(document, "metadata")
     # One look at the whole is cheap; only where it finds something is each place looked at.
-    rules = _Rules(check_uses=check_uses, pools=pools, all_storable=_is_storable(document))
+    rules = Rules(check_uses=check_uses, pools=pools, all_storable=is_storable(document))
     _check_metadata(metadata, rules, findings)
-    steps = [_step(written, f"steps[{i}]", findings) for i, written in enumerate(written_steps)]
-    reads = [_check_step(step, f"steps[{i}]", rules, findings) for i, step in enumerate(steps)]
-    numbers = _numbers(steps, findings)
-    edges = _edges(written_edges, numbers, findings)
-    draft = _Draft(steps, edges, reads)
-    order = _order(draft, numbers, complete=len(edges) == len(written_edges), findings=findings)
+    draft = _draft(written_steps, rules, findings)
+    edges = _edges(written_edges, draft, findings)
+    order = _order(draft, edges, findings)
     findings.raise_any()
-    return _spec(dag_id, version, order_key, metadata, draft, order)
+    return _spec(DagId(cast("str", dag_id)), cast("str", version), order_key, metadata, draft, edges, order)
+
+
+def _check_counts(steps: Sequence[Json] | None, edges: Sequence[Json] | None, findings: Findings) -> None:
+    """Check how many there are, and go no further when there are too many."""
+    if steps is not None:
+        findings.check_range("steps", len(steps), 1, MAX_STEPS, "steps")
+    if edges is not None:
+        findings.check_range("edges", len(edges), 0, MAX_EDGES, "edges")
+    if len(steps or ()) > MAX_STEPS or len(edges or ()) > MAX_EDGES:
+        findings.raise_any()
+
+
+def _draft(written: Sequence[JsonObject | None] | None, rules: Rules, findings: Findings) -> _Draft:
+    """Check each step by itself, and number them."""
+    steps: list[StepSpec] = []
+    reads: list[list[Read]] = []
+    numbers: dict[StepId, int] = {}
+    for i, known in enumerate(written or ()):
+        place = f"steps[{i}]"
+        step = NOT_KNOWN if known is None else read_step(known, place, findings)
+        reads.append([] if known is None else check_step(step, known, place, rules, findings))
+        steps.append(step)
+        first = numbers.setdefault(step.id, i) if step.id else i
+        if first != i:
+            findings.add(f"{place}.id", f"{quoted(step.id)} is also steps[{first}]", DuplicateStep)
+    all_named = written is not None and all(step.id for step in steps)
+    return _Draft(steps, reads, numbers, all_named)
 
 
 def _precedence(version: str, findings: Findings) -> str:
@@ -107,194 +128,95 @@ def _precedence(version: str, findings: Findings) -> str:
         return ""
 
 
-def _check_metadata(metadata: JsonObject, rules: _Rules, findings: Findings) -> None:
-    if not rules.all_storable and not _check_storable("metadata", metadata, 1, findings):
+def _check_metadata(metadata: JsonObject, rules: Rules, findings: Findings) -> None:
+    if not rules.all_storable and not check_storable("metadata", metadata, 1, findings):
         return
     schema = metadata.get("inputsSchema")
     if isinstance(schema, Mapping):
         findings.extend(check_schema(schema), within="metadata.inputsSchema")
-    elif "inputsSchema" in metadata:
-        findings.add("metadata.inputsSchema", "must be an object")
 
 
-def _step(written: JsonObject, place: str, findings: Findings) -> StepSpec:
-    """Fill in the defaults, and check the fields that need nothing but themselves."""
-    retry = _retry(cast("JsonObject", written.get("retry", {})), f"{place}.retry", findings)
-    step = StepSpec(
-        id=StepId(cast("str", written["id"])),
-        uses=cast("str", written["uses"]),
-        params=cast("JsonObject", written.get("with", {})),
-        when=cast("str | None", written.get("when")),
-        retry=retry,
-        timeout_ms=cast("int", written.get("timeoutMs", _DEFAULT.timeout_ms)),
-        pool=cast("str", written.get("pool", _DEFAULT.pool)),
-        run_on=_run_on(cast("str", written.get("runOn", _DEFAULT.run_on)), f"{place}.runOn", findings),
-        disabled=cast("bool", written.get("disabled", _DEFAULT.disabled)),
-    )
-    if not _ID.fullmatch(step.id):
-        findings.add(f"{place}.id", _ID_RULE)
-    findings.check_range(f"{place}.timeoutMs", step.timeout_ms, 1, MAX_TIMEOUT_MS)
-    return step
-
-
-def _retry(written: JsonObject, place: str, findings: Findings) -> RetryPolicy:
-    multiplier = cast("float", written.get("multiplier", _DEFAULT.retry.multiplier))
-    policy = RetryPolicy(
-        max_attempts=cast("int", written.get("maxAttempts", _DEFAULT.retry.max_attempts)),
-        initial_delay_ms=cast("int", written.get("initialDelayMs", _DEFAULT.retry.initial_delay_ms)),
-        max_delay_ms=cast("int", written.get("maxDelayMs", _DEFAULT.retry.max_delay_ms)),
-        multiplier=int(multiplier) if multiplier == int(multiplier) else multiplier,
-    )
-    findings.check_range(f"{place}.maxAttempts", policy.max_attempts, 1, MAX_ATTEMPTS)
-    findings.check_range(f"{place}.initialDelayMs", policy.initial_delay_ms, 0, MAX_DELAY_MS)
-    findings.check_range(f"{place}.maxDelayMs", policy.max_delay_ms, 0, MAX_DELAY_MS)
-    findings.check_range(f"{place}.multiplier", policy.multiplier, 1, MAX_MULTIPLIER)
-    return policy
-
-
-def _run_on(written: str, place: str, findings: Findings) -> RunOn:
-    try:
-        return RunOn(written)
-    except ValueError:
-        findings.add(place, "must be one of " + ", ".join(RunOn))
-        return RunOn.SUCCESS
-
-
-def _check_step(step: StepSpec, place: str, rules: _Rules, findings: Findings) -> list[_Read]:
-    """Check what a step asks of the installation, and give what its expressions read."""
-    if step.pool not in rules.pools:
-        findings.add(f"{place}.pool", f"there is no pool {_quoted(step.pool)}")
-    if not rules.all_storable and not _check_storable(f"{place}.with", step.params, _DEPTH_OF_WITH, findings):
-        return []
-    problems = rules.check_uses(step.uses, step.params)
-    if problems is None:
-        findings.add(f"{place}.uses", f"there is no plugin {_quoted(step.uses)}", UnknownPlugin)
-    else:
-        findings.extend(problems, within=f"{place}.with")
-    reads: list[_Read] = []
-    if step.when is not None and (
-        rules.all_storable or _check_storable(f"{place}.when", step.when, 1, findings)
-    ):
-        _read(f"{place}.when", step.when, reads, findings)
-    for within, hole in holes_in(step.params):
-        where = f"{place}.with.{within}"
-        if isinstance(hole, ExpressionError):
-            findings.add(where, str(hole))
-        else:
-            _read(where, hole.source, reads, findings)
-    return reads
-
-
-def _read(place: str, source: str, reads: list[_Read], findings: Findings) -> None:
-    try:
-        reads.append(_Read(place, references(source)))
-    except ExpressionError as error:
-        findings.add(place, str(error))
-
-
-def _is_storable(document: JsonObject) -> bool:
-    """Tell whether all of ``document`` has a canonical form that PostgreSQL can hold."""
-    try:
-        written = canonical(document)
-        return rb"\u0000" not in written or not _NUL.search(written)
-    except NotCanonical:
-        return False
-
-
-def _check_storable(place: str, value: Json, depth: int, findings: Findings) -> bool:
-    """Check that ``value``, ``depth`` levels down, has a canonical form, and one that PostgreSQL can hold."""
-    for _ in range(depth):
-        value = [value]
-    try:
-        if not _NUL.search(canonical(value)):
-            return True
-        findings.add(place, "a text has the character U+0000")
-    except NotCanonical as error:
-        findings.add(place, str(error))
-    return False
-
-
-def _numbers(steps: Sequence[StepSpec], findings: Findings) -> dict[StepId, int]:
-    """Number the steps as written, and find ids that come twice."""
-    numbers: dict[StepId, int] = {}
-    for i, step in enumerate(steps):
-        first = numbers.setdefault(step.id, i)
-        if first != i:
-            findings.add(f"steps[{i}].id", f"{_quoted(step.id)} is also steps[{first}]", DuplicateStep)
-    return numbers
-
-
-def _edges(
-    written: Sequence[JsonObject], numbers: Mapping[StepId, int], findings: Findings
-) -> list[graph.Edge]:
-    """Give the edges that hold, as numbers of steps as written."""
+def _edges(written: Sequence[JsonObject | None] | None, draft: _Draft, findings: Findings) -> _Edges:
+    """Check the edges, as far as it is known what they name."""
+    number_of = draft.numbers.get
     edges: dict[graph.Edge, int] = {}
-    for i, edge in enumerate(written):
-        before, after = cast("StepId", edge["from"]), cast("StepId", edge["to"])
-        source, target = numbers.get(before), numbers.get(after)
-        if source is None:
-            findings.add(f"edges[{i}].from", f"there is no step {_quoted(before)}", UnknownStep)
-        if target is None:
-            findings.add(f"edges[{i}].to", f"there is no step {_quoted(after)}", UnknownStep)
-        if source is None or target is None:
-            continue
-        if source == target:
-            findings.add(f"edges[{i}]", f"{_quoted(before)} cannot come before itself")
-        elif (first := edges.setdefault((source, target), i)) != i:
+    complete = written is not None
+    for i, edge in enumerate(written or ()):
+        known = edge or {}
+        before = number_of(cast("StepId", known.get("from")))
+        after = number_of(cast("StepId", known.get("to")))
+        if before is None or after is None:
+            complete = False
+            _check_ends(known, f"edges[{i}]", draft, findings)
+        elif before == after:
+            findings.add(f"edges[{i}]", f"{quoted(draft.steps[before].id)} cannot come before itself")
+        elif (first := edges.setdefault((before, after), i)) != i:
             findings.add(f"edges[{i}]", f"is the same as edges[{first}]")
-    return list(edges)
+    return _Edges(list(edges), complete)
 
 
-def _order(draft: _Draft, numbers: Mapping[StepId, int], *, complete: bool, findings: Findings) -> list[int]:
+def _check_ends(edge: JsonObject, place: str, draft: _Draft, findings: Findings) -> None:
+    """Check that an edge names steps that there are, or may be."""
+    for name in ("from", "to"):
+        step_id = cast("StepId | None", edge.get(name))
+        if draft.all_named and step_id is not None and step_id not in draft.numbers:
+            findings.add(f"{place}.{name}", f"there is no step {quoted(step_id)}", UnknownStep)
+
+
+def _order(draft: _Draft, edges: _Edges, findings: Findings) -> list[int]:
     """Put the steps in order, and check that expressions name ancestors.
 
     Both only as far as the rest is sound: of steps that cannot be told apart or
     edges that lead nowhere, more problems would follow that are none.
     """
-    for reads in draft.reads:
-        for read in reads:
-            for named in sorted(read.references.ancestors):
-                if named not in numbers:
-                    findings.add(read.place, f"there is no step {_quoted(named)}", UnknownStep)
-    if len(numbers) < len(draft.steps):
+    named = [
+        (i, read, step_id)
+        for i, reads in enumerate(draft.reads)
+        for read in reads
+        for step_id in sorted(read.references.ancestors)
+    ]
+    if draft.all_named:
+        for _, read, step_id in named:
+            if step_id not in draft.numbers:
+                findings.add(read.place, f"there is no step {quoted(step_id)}", UnknownStep)
+    if len(draft.numbers) < sum(1 for step in draft.steps if step.id):
         return []
     try:
-        order = graph.topological_order([step.id for step in draft.steps], draft.edges)
+        order = graph.topological_order([step.id for step in draft.steps], edges.pairs)
     except DagCycle as error:
         findings.add_cycle(error)
         return []
-    if complete and any(read.references.ancestors for reads in draft.reads for read in reads):
-        _check_ancestors(draft, numbers, order, findings)
+    if edges.complete and named:
+        ranks = _ranks(order)
+        before = graph.ancestors(len(order), _ranked(edges.pairs, ranks))
+        for i, read, step_id in named:
+            number = draft.numbers.get(step_id)
+            if number is not None and not before[ranks[i]] >> ranks[number] & 1:
+                findings.add(read.place, f"{quoted(step_id)} does not come before this step")
     return order
 
 
-def _check_ancestors(
-    draft: _Draft, numbers: Mapping[StepId, int], order: Sequence[int], findings: Findings
-) -> None:
-    ranks = _ranks(order)
-    before = graph.ancestors(len(order), _ranked(draft.edges, ranks))
-    for i, reads in enumerate(draft.reads):
-        for read in reads:
-            for named in sorted(read.references.ancestors):
-                if named in numbers and not before[ranks[i]] >> ranks[numbers[named]] & 1:
-                    findings.add(read.place, f"{_quoted(named)} does not come before this step")
-
-
 def _spec(
-    dag_id: DagId, version: str, order_key: str, metadata: JsonObject, draft: _Draft, order: Sequence[int]
+    dag_id: DagId,
+    version: str,
+    order_key: str,
+    metadata: JsonObject,
+    draft: _Draft,
+    edges: _Edges,
+    order: Sequence[int],
 ) -> DagSpec:
     steps = tuple(draft.steps[i] for i in order)
     ranks = _ranks(order)
     rank_of = {step.id: rank for rank, step in enumerate(steps)}
-    edges = tuple(_ranked(draft.edges, ranks))
-    definition = definition_of(dag_id, version, steps, edges, metadata)
+    ranked = tuple(_ranked(edges.pairs, ranks))
+    definition = definition_of(dag_id, version, steps, ranked, metadata)
     written = canonical(definition)
     reads = [[read.references for read in draft.reads[i]] for i in order]
     return DagSpec(
         dag_id=dag_id,
         version=version,
         steps=steps,
-        edges=edges,
+        edges=ranked,
         metadata=metadata,
         refs=tuple(tuple(sorted({rank_of[named] for r in one for named in r.ancestors})) for one in reads),
         reads_inputs=tuple(any(r.inputs for r in one) for one in reads),
@@ -315,7 +237,3 @@ def _ranks(order: Sequence[int]) -> list[int]:
 
 def _ranked(edges: Sequence[graph.Edge], ranks: Sequence[int]) -> list[graph.Edge]:
     return sorted((ranks[source], ranks[target]) for source, target in edges)
-
-
-def _quoted(text: str) -> str:
-    return repr(text[:_MAX_QUOTED])

@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from shared.errors import DagCycle, InvalidDag, Problem
 
 MAX_PROBLEMS = 100
-"""So many are listed; the message tells how many there are. 10,000 wrong steps make no 1 MB answer."""
+"""So many are listed, the others counted. 10,000 wrong steps make no 1 MB answer."""
 
 
 class Findings:
     """Collects problems, each with the error that it would be if it were alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, problems: Iterable[Problem] = ()) -> None:
         self._problems: list[Problem] = []
         self._count = 0
         self._kinds: set[type[InvalidDag]] = set()
         self._cycle: DagCycle | None = None
+        self.extend(problems)
 
     def add(self, place: str, message: str, kind: type[InvalidDag] = InvalidDag) -> None:
         """Note one problem."""
@@ -53,7 +54,4 @@ class Findings:
         if len(self._kinds) == 1:
             kind = next(iter(self._kinds))
         first = min(self._problems)
-        message = f"{first.field}: {first.message}"
-        if self._count > 1:
-            message += f" (and {self._count - 1} more)"
-        raise kind(message, self._problems)
+        raise kind(f"{first.field}: {first.message}", self._problems, found=self._count)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterable
 from decimal import Decimal
 
+import orjson
 import rfc8785
 
 from shared.domain.models import Json, Sha256
@@ -33,9 +33,10 @@ def canonical(value: Json) -> bytes:
     """
     try:
         if _sorts_plainly(value):
-            return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
         return rfc8785.dumps(_with_floats(value))
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, orjson.JSONEncodeError):
+        # The only thing that either could still refuse.
         raise NotCanonical("a text has half of a surrogate pair") from None
     except (rfc8785.CanonicalizationError, OverflowError) as error:
         raise NotCanonical(str(error)) from None
@@ -52,10 +53,11 @@ def hash_bytes(data: bytes) -> Sha256:
 
 
 def _sorts_plainly(root: Json) -> bool:
-    """Check ``root``, and tell whether the standard encoder writes its canonical form.
+    """Check ``root``, and tell whether orjson, sorting by key, writes its canonical form.
 
-    It does, and four times faster, unless there is a float (ECMAScript writes
-    them its own way) or a key whose place depends on the order of UTF-16.
+    It does, and thirty times faster, unless there is a float (ECMAScript writes
+    them its own way), a key whose place depends on the order of UTF-16, or one of a
+    class derived from ``str``, which orjson does not take.
     """
     plainly = True
     level: list[Json] = [root]
@@ -84,7 +86,7 @@ def _keys_sort_plainly(value: Iterable[object]) -> bool:
     for key in value:
         if not isinstance(key, str):
             raise NotCanonical("a key is no text")
-        if not key.isascii() and max(key) >= _FIRST_REORDERED:
+        if type(key) is not str or (not key.isascii() and max(key) >= _FIRST_REORDERED):
             plainly = False
     return plainly
 

@@ -86,7 +86,10 @@ class Catalog:
         Fields are paths within ``with`` (``argv[0]``; empty for the whole). At most
         ``MAX_PROBLEMS`` are told. The plugin must exist.
         """
-        return _problems(e for e in self._validators[uses].iter_errors(params) if not _hangs_on_expression(e))
+        validator = self._validators[uses]
+        if validator.is_valid(params):
+            return []
+        return _problems(e for e in validator.iter_errors(params) if not _hangs_on_expression(e))
 
     def check_rendered(self, uses: str, params: JsonObject) -> list[Problem]:
         """Check ``with`` after rendering, when a string is a string whatever stands in it."""

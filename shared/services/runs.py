@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from shared.domain.hashing import hash_json
-from shared.domain.inputs import check_inputs
+from shared.domain.inputs import check_inputs, problems_of_inputs
 from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, Step, TenantId
 from shared.domain.states import RunStatus
 from shared.errors import (
     DagDisabled,
     DagNotFound,
+    Problem,
     RunAlreadyFinished,
     RunNotFound,
     RunTokenConflict,
@@ -95,6 +96,17 @@ def _wait_for_room(cur: Cursor, tenant: TenantId, chosen: Startable, run_token: 
     if first is None:
         raise TooManyQueuedSteps(limit=limit, queued=queued, more=more)
     return first
+
+
+def inputs_refused(
+    db: Transactions, tenant: TenantId, *, dag_id: DagId, version: str | None, inputs: JsonObject
+) -> list[Problem]:
+    """Tell why the version that a start would take does not take these inputs, if there is one."""
+    with db.transaction(tenant) as cur:
+        found = dags.find_startable(cur, tenant, dag_id, version)
+    if found is None or not found.active or found.inputs_schema is None:
+        return []
+    return problems_of_inputs(found.inputs_schema, inputs)
 
 
 def _startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | None) -> Startable:

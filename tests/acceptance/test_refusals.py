@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -20,7 +21,11 @@ MEBIBYTE = 1 << 20
 ONE_STEP: list[Document] = [{"id": "only", "uses": "noop"}]
 ELSEWHERE = {
     "UNAVAILABLE": "test_server_faults",
-    "RATE_LIMITED": "nothing is limited yet",
+    "RATE_LIMITED": "integration/api/test_rate_limits",
+    "IDEMPOTENCY_KEY_REUSED": "integration/api/test_idempotency",
+    "IDEMPOTENCY_IN_PROGRESS": "integration/api/test_idempotency",
+    "SIGNATURE_REQUIRED": "integration/api/test_signatures",
+    "SIGNATURE_INVALID": "integration/api/test_signatures",
     "INTERNAL": "no caller can bring it about",
 }
 
@@ -80,6 +85,9 @@ REFUSED = {
     ),
     "an altered page token": Refused(
         path="/runs?page_token=WzFd.AAAA", status=400, code="INVALID_PAGE_TOKEN"
+    ),
+    "no idempotency key": Refused(
+        method="POST", headers={"Idempotency-Key": None}, status=400, code="IDEMPOTENCY_KEY_REQUIRED"
     ),
     "no token": Refused(headers={"Authorization": None}, status=401, code="UNAUTHENTICATED"),
     "a token that is none": Refused(
@@ -193,7 +201,7 @@ def test_is_refused(case: Refused, calm_site: Site, rest: Rest, run_id: str) -> 
         "Authorization": f"Bearer {calm_site.token(rest.tenant)}",
         "X-Stella-Tenant": rest.tenant,
         "Content-Type": "application/json",
-        "Idempotency-Key": "key",
+        "Idempotency-Key": str(uuid4()),
         **case.headers,
     }
     content = json.dumps(case.body).encode() if case.body is not None else case.raw

@@ -10,7 +10,9 @@ from typing import NotRequired, TypedDict
 import pytest
 from _pytest.mark.structures import ParameterSet
 
+from orchestrator_api.schemas.dag import dag_document
 from shared.domain.definition import build
+from shared.domain.findings import Findings
 from shared.domain.json_schema import problems_of
 from shared.domain.models import DagSpec, JsonObject
 from shared.errors import DagCycle, InvalidDag, Problem, UnknownPlugin
@@ -33,7 +35,8 @@ def _check_uses(uses: str, params: JsonObject) -> Sequence[Problem] | None:
 
 
 def _build(document: JsonObject) -> DagSpec:
-    return build(document, check_uses=_check_uses, pools=("default", "gpu"))
+    known, misshapen = dag_document(document)
+    return build(known, check_uses=_check_uses, pools=("default", "gpu"), findings=Findings(misshapen))
 
 
 class Case(TypedDict):

@@ -72,6 +72,15 @@ def test_a_worker_serves_only_pools_of_the_installation() -> None:
     assert _problems(environ) == ("ORCH_WORKER_POOLS: huge is not one of ORCH_POOLS",)
 
 
+def test_a_policy_of_signatures_needs_keys(tmp_path: Path) -> None:
+    assert _problems({"ORCH_SIGNATURES": "require"}) == (
+        "ORCH_SIGNATURE_KEYS_DIR: is needed with ORCH_SIGNATURES, and not set",
+    )
+    given = {"ORCH_SIGNATURES": "verify", "ORCH_SIGNATURE_KEYS_DIR": str(tmp_path)}
+    assert load_settings(given, need=Need.NOTHING).signature_keys_dir == tmp_path
+    assert load_settings({"ORCH_SIGNATURES": "off"}, need=Need.NOTHING).signature_keys_dir is None
+
+
 def test_a_problem_does_not_repeat_the_value() -> None:
     assert "hunter2" not in str(_problems({"ORCH_DATABASE_URL": "mysql://root:hunter2@db/orch"}))
 
@@ -93,6 +102,8 @@ def test_a_problem_does_not_repeat_the_value() -> None:
         ("ORCH_ARTIFACTS_URL", "/var/artifacts"),
         ("ORCH_WORK_DIR", "work"),
         ("ORCH_JWKS_FILE", "/nowhere/jwks.json"),
+        ("ORCH_SIGNATURES", "on"),
+        ("ORCH_SIGNATURE_KEYS_DIR", "/nowhere"),
     ],
 )
 def test_a_wrong_value_is_refused(name: str, text: str) -> None:

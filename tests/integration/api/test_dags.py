@@ -181,6 +181,34 @@ def test_a_wrong_definition_is_refused_by_place(
     assert api.get("/dags").get_json() == {"items": []}
 
 
+def test_all_that_is_wrong_is_told_at_once(api: Api) -> None:
+    steps = [
+        {"id": "a", "uses": "noop", "with": {"count": "many"}, "timeoutMs": "1"},
+        {"id": 2, "uses": "nope", "when": "1 +"},
+    ]
+    edges = [{"from": "a", "to": "b"}, {"from": "a"}]
+    error = api.post("/dags", dag(version="1", steps=steps, edges=edges, colour=1)).get_json()["error"]
+    assert error["code"] == "VALIDATION_FAILED"
+    assert [detail["field"] for detail in error["details"]] == [
+        "colour",
+        "edges[1].to",
+        "steps[0].timeoutMs",
+        "steps[0].with.count",
+        "steps[1].id",
+        "steps[1].uses",
+        "steps[1].when",
+        "version",
+    ]
+
+
+def test_names_of_megabytes_make_no_large_answer(api: Api) -> None:
+    for body in (dag(**{"\U0001f600" * 500_000: 1}), {str(n).rjust(300, "x"): n for n in range(100)}):
+        refused = api.post("/dags", body)
+        assert refused.status_code == 422
+        assert refused.get_json()["error"]["details"]
+        assert len(refused.data) < 16_384
+
+
 def test_a_flood_of_steps_or_mistakes_is_refused_briefly(api: Api) -> None:
     step = {"id": "a", "uses": "noop"}
     too_many = api.post("/dags", dag(steps=[step] * 10_001))

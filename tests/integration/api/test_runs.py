@@ -197,3 +197,26 @@ def test_a_start_rings_the_doorbell_of_its_ready_step(api: Api, redis_url: str) 
     with redis.Redis.from_url(redis_url) as client:
         start(api)
         eventually(lambda: client.llen("orchestrator:steps.default") == 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused", "fields"),
+    [
+        ({"inputs": {"n": "x"}}, (422, "INPUTS_INVALID"), ["inputs.n"]),
+        ({"inputs": {"n": "x"}, "runToken": 1}, (422, "VALIDATION_FAILED"), ["inputs.n", "runToken"]),
+        ({"inputs": {"n": "x"}, "colour": 1}, (422, "VALIDATION_FAILED"), ["colour", "inputs.n"]),
+        ({"inputs": {"n": "x"}, "version": 1}, (422, "VALIDATION_FAILED"), ["version"]),
+        ({"inputs": [], "runToken": ""}, (422, "VALIDATION_FAILED"), ["inputs", "runToken"]),
+        ({"dagId": "unknown", "colour": 1}, (422, "VALIDATION_FAILED"), ["colour"]),
+        ({"dagId": "unknown", "inputs": {"n": "x"}}, (404, "DAG_NOT_FOUND"), []),
+        ({"dagId": "unknown", "colour": 1, "inputs": {"n": "x" * 1_048_576}}, (413, "INPUTS_TOO_LARGE"), []),
+    ],
+)
+def test_a_start_is_told_all_that_is_wrong_with_it(
+    api: Api, change: dict[str, object], refused: tuple[int, str], fields: list[str]
+) -> None:
+    response = api.post("/runs", {"dagId": "pair", **change})
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"]) == refused
+    assert [detail["field"] for detail in error.get("details", [])] == fields
+    assert api.get("/runs").get_json() == {"items": []}

@@ -30,6 +30,8 @@ CODES = {
         "VALIDATION_FAILED",
         "DAG_CYCLE",
         "UNKNOWN_PLUGIN",
+        "SIGNATURE_REQUIRED",
+        "SIGNATURE_INVALID",
         "INPUTS_INVALID",
         "IDEMPOTENCY_KEY_REUSED",
     },

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
 from werkzeug.datastructures import MultiDict
 
 from orchestrator_api import query
+from orchestrator_api.routes import ROUTES
 from shared.domain.states import RunStatus
 from shared.errors import InvalidArgument
 
@@ -79,8 +81,42 @@ def test_what_is_not_of_its_form_is_refused(read: object, text: str) -> None:
     assert refused.value.problems
 
 
-def test_unknown_and_repeated_parameters_are_refused_by_name() -> None:
-    args = MultiDict([("status", "failed"), ("status", "running"), ("page", "2")])
+def fields_refused(args: list[tuple[str, str]], known: set[str], **path: str) -> list[str]:
     with pytest.raises(InvalidArgument) as refused:
-        query.refuse_others(args, frozenset({"status", "page_size"}))
-    assert [problem.field for problem in refused.value.problems] == ["page", "status"]
+        query.check(MultiDict(args), frozenset(known), path)
+    return [problem.field for problem in refused.value.problems]
+
+
+def test_unknown_and_repeated_parameters_are_refused_by_name() -> None:
+    args = [("status", "failed"), ("status", "running"), ("page", "2")]
+    assert fields_refused(args, {"status", "page_size"}) == ["page", "status"]
+
+
+def test_all_that_is_wrong_in_the_path_and_the_query_is_told_at_once() -> None:
+    args = [
+        ("status", "done"),
+        ("from", "now"),
+        ("to", "2026-11-21T23:04:05Z"),
+        ("page_size", "0"),
+        ("x", "1"),
+    ]
+    known = {"status", "from", "to", "page_size"}
+    assert fields_refused(args, known, run_id="1", step_id="A") == [
+        "from",
+        "page_size",
+        "runId",
+        "status",
+        "stepId",
+        "x",
+    ]
+
+
+def test_a_version_in_the_path_is_refused_under_its_name() -> None:
+    assert fields_refused([], set(), dag_id="a", version="1") == ["version"]
+
+
+def test_every_part_of_a_path_is_checked() -> None:
+    for route in ROUTES:
+        parts = re.findall(r"<part:(\w+)>", route.path)
+        if parts:
+            assert len(fields_refused([], set(), **dict.fromkeys(parts, "$"))) == len(parts)

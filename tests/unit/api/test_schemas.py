@@ -30,13 +30,14 @@ DAG: dict[str, Json] = {
 
 
 def fields_refused(document: object) -> list[str]:
-    with pytest.raises(InvalidInput) as refused:
-        dag_document(document)  # type: ignore[arg-type]
-    return [problem.field for problem in refused.value.problems]
+    _, problems = dag_document(document)  # type: ignore[arg-type]
+    return [problem.field for problem in problems]
 
 
 def test_a_whole_definition_passes_unchanged() -> None:
-    assert dag_document(DAG) is DAG
+    known, problems = dag_document(DAG)
+    assert known is DAG
+    assert not problems
 
 
 @pytest.mark.parametrize("member", STEP)
@@ -79,12 +80,35 @@ def test_inputs_are_measured_only_when_the_body_is_large() -> None:
     with pytest.raises(InputsTooLarge):
         start_run(large, 1_048_600)
     spacious: dict[str, Json] = {"dagId": "d", "inputs": {"text": "x"}}
-    assert start_run(spacious, 2_000_000).inputs == {"text": "x"}
+    wanted, problems = start_run(spacious, 2_000_000)
+    assert wanted is not None
+    assert wanted.inputs == {"text": "x"}
+    assert not problems
 
 
 def test_the_parts_of_a_start_default_to_nothing() -> None:
-    wanted = start_run({"dagId": "d"}, 14)
+    wanted, _ = start_run({"dagId": "d"}, 14)
+    assert wanted is not None
     assert (wanted.version, wanted.inputs, wanted.run_token) == (None, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({"runToken": 1}, True),
+        ({"colour": "red"}, True),
+        ({"dagId": 1}, False),
+        ({"dagId": ""}, False),
+        ({"version": None}, False),
+        ({"inputs": []}, False),
+    ],
+)
+def test_a_misshapen_start_tells_whether_it_is_known_what_would_be_started(
+    change: dict[str, Json], known: bool
+) -> None:
+    wanted, problems = start_run({"dagId": "d", **change}, 14)
+    assert (wanted is not None) == known
+    assert [problem.field for problem in problems] == list(change)
 
 
 @pytest.mark.parametrize("body", [[], None, "x", {"why": "x"}, {"reason": 1}, {"reason": "x" * 1_001}])

@@ -209,7 +209,7 @@ def test_a_flood_of_problems_is_counted_and_cut() -> None:
     with pytest.raises(InvalidDag) as caught:
         _build(_dag([_step("a", uses="nope", pool="p" * 10_000) for _ in range(5_000)]))
     assert len(caught.value.problems) == MAX_PROBLEMS
-    assert "14998 more" in str(caught.value)
+    assert caught.value.found == 14_999
     assert sum(len(problem.field) + len(problem.message) for problem in caught.value.problems) < 30_000
 
 
@@ -247,4 +247,4 @@ def test_a_chain_of_10_000_steps_that_each_read_the_one_before_is_built() -> Non
     assert spec.refs[-1] == (MAX_STEPS - 2,)
     with pytest.raises(InvalidDag) as caught:
         _build(_chain(MAX_STEPS, lambda i: _step(f"s{i:05}", when="steps.s09999.outputs.n == 1")))
-    assert "9999 more" in str(caught.value)
+    assert caught.value.found == MAX_STEPS
