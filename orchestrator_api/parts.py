@@ -17,6 +17,7 @@ from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
 from shared.store.db import Database
+from shared.tracing import Tracer
 
 _EXTENSION = "orchestrator"
 
@@ -42,6 +43,7 @@ class Parts:
     page_tokens: PageTokens
     pools: frozenset[str]
     rate_limits: RateLimits
+    tracer: Tracer | None = None
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from flask import Flask, Response
 from werkzeug.routing import BaseConverter
@@ -56,6 +58,11 @@ class Route:
         if self.bulk:
             return RateClass.BULK
         return RateClass.READ if self.action is None else RateClass.CHANGE
+
+    @property
+    def template(self) -> str:
+        """Write the path as OpenAPI does, for logs and spans: ``/runs/{run_id}``."""
+        return _template(self.path)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -120,6 +127,11 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
 )
+
+
+@cache
+def _template(path: str) -> str:
+    return PREFIX + re.sub(r"<part:(\w+)>", r"{\1}", path)
 
 
 class UnlistedRoute(RuntimeError):

@@ -19,6 +19,7 @@ from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import load_catalog
 from shared.store.db import Database
+from shared.tracing import open_tracer
 
 NEED = Need.DATABASE | Need.REDIS | Need.WEB
 
@@ -51,6 +52,7 @@ def make_application() -> Flask:
             page_tokens=PageTokens(settings.secret_file.read_bytes()),
             pools=frozenset(settings.pools),
             rate_limits=rate_limits(settings),
+            tracer=open_tracer(settings.otlp_endpoint, service=name),
         )
     )
 

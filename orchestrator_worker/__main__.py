@@ -25,6 +25,7 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import StopReason, load_catalog
 from shared.services import work, workers
 from shared.store.db import Database
+from shared.tracing import open_tracer
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -74,6 +75,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         keeper=keeper,
         shutdown=shutdown,
         worker_id=worker_id,
+        tracer=open_tracer(settings.otlp_endpoint, service="orchestrator-worker"),
     )
     register(app, runner)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")

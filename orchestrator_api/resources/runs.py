@@ -9,7 +9,7 @@ from uuid import UUID
 from flask import Response, request, url_for
 
 from orchestrator_api import ndjson, query, render
-from orchestrator_api.context import PREFIX, subject, tenant, trace_id
+from orchestrator_api.context import PREFIX, subject, tenant, trace, trace_id
 from orchestrator_api.errors import NotAcceptable
 from orchestrator_api.export import open_export
 from orchestrator_api.idempotency import Call
@@ -18,6 +18,7 @@ from orchestrator_api.paging import Key
 from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 from orchestrator_api.schemas.run import cancel_reason, start_run
+from orchestrator_api.trace import begin_run
 from shared.domain.models import Run, RunFilter, RunId
 from shared.domain.states import RunStatus
 from shared.services import runs
@@ -36,10 +37,18 @@ def start(call: Call) -> Response:
         trace_id=trace_id(),
         created_by=subject(),
     )
+    if created:
+        call.after_commit.append(lambda: _trace(run))
     call.after_commit.append(lambda: parts().follow(tenant(), run.run_id, change))
     location = url_for("runs.get", run_id=run.run_id)
     call.about = location.removeprefix(PREFIX)
     return answer(render.run_started(run), 201 if created else 200, {"Location": location})
+
+
+def _trace(run: Run) -> None:
+    """Have the messages about a new run carry its trace."""
+    begun = begin_run(trace(), parts().tracer, run)
+    parts().dispatcher.traces.remember(run.run_id, begun)
 
 
 def list_runs() -> Response:
