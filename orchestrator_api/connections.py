@@ -53,6 +53,8 @@ class PatientSocket(socket.socket):
     """A client's socket that raises TimeoutError when the client has used up its time."""
 
     patience: Patience
+    answered: bool
+    """Whether the request that came last has its answer: no other must follow."""
     _allowed_until: float
     """In monotonic time, before the bytes that came in are counted."""
     _received: int
@@ -62,6 +64,7 @@ class PatientSocket(socket.socket):
         """Take over an accepted socket, which must not be used any more."""
         made = cls(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         made.patience = patience
+        made.answered = False
         made.expect_within(patience.head_seconds)
         return made
 
@@ -152,6 +155,7 @@ class Connection(TConn):
         if len(head) > MAX_HEAD_BYTES and b"\r\n\r\n" not in head[:MAX_HEAD_BYTES]:
             raise LimitRequestHeaders("the head is too large")
         unreader.unread(head)
+        self.sock.answered = False
         self.sock.expect_within(self.sock.patience.head_seconds)
         return True
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, cast
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import (  # type: ignore[attr-defined]  # The stubs are older.
+    InvalidHeader,
     InvalidResponseHeader,
     InvalidResponseHeaderName,
     LimitRequestHeaders,
@@ -44,6 +45,10 @@ _REASON = MappingProxyType(
 )
 _OURS: Final = (InvalidResponseHeader, InvalidResponseHeaderName)
 """gunicorn counts these among the mistakes of clients, but they are the application's."""
+
+
+_SINGLE: Final = frozenset({"IDEMPOTENCY-KEY", "X-STELLA-TENANT"})
+"""Two of them would be joined by a comma, which is a key like any other."""
 
 
 class JsonLines(Logger):
@@ -125,9 +130,14 @@ class Worker(ThreadWorker):
 
     def handle_request(self, req: Request, conn: TConn) -> bool:
         sock = _ours(conn).sock
+        names = [name for name, _ in req.headers if name in _SINGLE]
+        if len(set(names)) < len(names):
+            raise InvalidHeader(f"one of {sorted(_SINGLE)} comes twice", req)
         WholeBody.guard(req, sock)
         try:
-            return super().handle_request(req, conn)
+            kept = super().handle_request(req, conn)
+            sock.answered = True
+            return kept
         except TimeoutError as error:
             # gunicorn knows this end of a connection as nobody's failure. The access log has the request.
             raise StopIteration from error
@@ -142,6 +152,10 @@ class Worker(ThreadWorker):
         exc: BaseException,
     ) -> None:
         """Answer what never reached the application and its error handlers."""
+        if isinstance(client, PatientSocket) and client.answered:
+            # The rest of a body that nobody wanted is broken. The client has its answer: no second one.
+            self.log.debug("the connection ends: %s", exc)
+            return
         if isinstance(exc, ParseException) and not isinstance(exc, _OURS):
             status = _STATUS.get(type(exc), 400)
             self._refuse(client, addr, status, "this is no HTTP request that the server can read", req)

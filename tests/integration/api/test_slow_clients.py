@@ -1,4 +1,4 @@
-"""Clients that take their time, on real sockets. The web process has two threads and half a second of patience."""
+"""Clients that take their time, on real sockets, against two threads with half a second of patience."""
 
 from __future__ import annotations
 
@@ -36,17 +36,15 @@ def connected(web: Web) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def trickling(
-    connection: socket.socket, data: bytes, *, piece: int = 1, every_seconds: float = 0.05
-) -> Iterator[None]:
-    """Send ``data`` piece by piece while the block runs."""
+def trickling(connection: socket.socket, data: bytes, *, piece: int = 1) -> Iterator[None]:
+    """Send a piece of ``data`` every 50 ms while the block runs."""
     done = threading.Event()
 
     def send() -> None:
         with suppress(OSError):
             for start in range(0, len(data), piece):
                 connection.sendall(data[start : start + piece])
-                if done.wait(every_seconds):
+                if done.wait(0.05):
                     return
 
     thread = threading.Thread(target=send)
