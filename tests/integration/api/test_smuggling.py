@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from uuid import uuid4
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.support.tokens import Signer
 from tests.support.web import BASE, Web, serving
 
 EVIL = b"GET /evil HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"0\r\n\r\n" + EVIL
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,10 @@ def statuses(web: Web, request: bytes) -> list[int]:
 
 
 def post(web: Web, *headers: str, body: bytes = b"") -> bytes:
-    own = ("Content-Type: application/json", "Idempotency-Key: k")
+    own = ("Content-Type: application/json", f"Idempotency-Key: {uuid4()}")
     return web.head("POST", "/runs", *own, *headers) + b"\r\n" + body
 
 
-CHUNKED = b"0\r\n\r\n" + EVIL
 FRAMING: dict[str, tuple[str, ...]] = {
     "length and chunks": ("Content-Length: 5", "Transfer-Encoding: chunked"),
     "chunks and length": ("Transfer-Encoding: chunked", "Content-Length: 5"),
