@@ -81,7 +81,8 @@ def configure_logging(level: str, *, component: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _redact_event,
-                structlog.processors.JSONRenderer(ensure_ascii=False),
+                # In ASCII: some readers of lines end one at U+0085 or U+2028, too, and terminals obey U+009B.
+                structlog.processors.JSONRenderer(),
             ],
         )
     )
