@@ -27,7 +27,12 @@ from gunicorn.http.errors import (  # type: ignore[attr-defined]  # The stubs ar
 )
 from gunicorn.http.message import Request
 from gunicorn.http.wsgi import Response
-from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[attr-defined]
+from gunicorn.workers.gthread import (  # type: ignore[attr-defined]
+    _DEFER,
+    STOP_KEEPALIVE_LINGER,
+    TConn,
+    ThreadWorker,
+)
 from structlog.contextvars import clear_contextvars
 
 from orchestrator_api import access_log
@@ -104,8 +109,10 @@ class Worker(ThreadWorker):
 
     def murder_pending(self) -> None:
         """Refuse those whose head did not arrive in time. Who never sent a byte gets no answer."""
-        now = time.monotonic()
-        for conn in [conn for conn in self.pending_conns if conn.head_due <= now]:
+        # A process that is told to stop waits for a head no longer than for a next request.
+        ahead = 0.0 if self.alive else self.patience.head_seconds - STOP_KEEPALIVE_LINGER
+        late = time.monotonic() + ahead
+        for conn in [conn for conn in self.pending_conns if conn.head_due <= late]:
             self._drop_pending(conn)
             self.nr_conns -= 1
             if conn.head:

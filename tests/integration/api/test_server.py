@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,20 @@ def test_a_chunked_body_is_bounded_and_a_broken_one_refused(web: Web) -> None:
     )
     assert b" 400 " in broken.partition(b"\r\n")[0]
     assert b"INVALID_JSON" in broken
+
+
+def test_a_client_that_sends_nothing_does_not_keep_a_process_from_ending(
+    tmp_path: Path, signer: Signer, database_url: str, redis_url: str
+) -> None:
+    with (
+        serving(tmp_path, signer, database_url, redis_url) as web,
+        socket.create_connection(web.address) as idle,
+    ):
+        idle.sendall(b"GET / HT")
+        with web.client() as client:
+            client.get("/runs")
+        web.process.send_signal(signal.SIGTERM)
+        assert web.process.wait(timeout=8) == 0
 
 
 def test_the_process_ends_when_told_and_logs_json_only(
