@@ -50,8 +50,6 @@ _REASON = MappingProxyType(
 )
 _OURS: Final = (InvalidResponseHeader, InvalidResponseHeaderName)
 """gunicorn counts these among the mistakes of clients, but they are the application's."""
-
-
 _SINGLE: Final = frozenset({"IDEMPOTENCY-KEY", "X-STELLA-TENANT"})
 """Two of them would be joined by a comma, which is a key like any other."""
 
