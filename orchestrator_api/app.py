@@ -8,13 +8,14 @@ from contextlib import suppress
 from flask import Flask, Response, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from orchestrator_api import accept, context, errors, idempotency, query, routes
+from orchestrator_api import accept, access_log, context, errors, idempotency, query, routes
 from orchestrator_api.auth import TENANT_HEADER, Caller, Principal, authorize, bucket
 from orchestrator_api.parts import Parts, attach
 from orchestrator_api.rate_limit import RateClass, RateLimits
 from orchestrator_api.routes import Route
-from orchestrator_api.trace import trace_of
+from orchestrator_api.trace import begin
 from shared.errors import RateLimited, Unauthenticated, Unavailable
+from shared.tracing import Tracer
 
 
 def create_app(parts: Parts) -> Flask:
@@ -29,8 +30,8 @@ def create_app(parts: Parts) -> Flask:
     errors.install(app)
 
     def check() -> None:
-        _begin_trace()
         route = by_endpoint.get(request.endpoint or "")
+        _begin_trace(route, parts.tracer)
         if route is None:
             _count_lost(parts)
             return
@@ -42,6 +43,7 @@ def create_app(parts: Parts) -> Flask:
         route = by_endpoint.get(request.endpoint or "")
         if route is not None and route.action is not None and not context.is_audited():
             response = _audited(route.action, response)
+        _end_trace(route, response)
         return _with_headers(response)
 
     app.before_request(check)
@@ -49,11 +51,26 @@ def create_app(parts: Parts) -> Flask:
     return app
 
 
-def _begin_trace() -> None:
-    trace = trace_of(request.headers.get("traceparent"))
+def _begin_trace(route: Route | None, tracer: Tracer | None) -> None:
+    name = request.method if route is None else f"{request.method} {route.template}"
+    attributes = {"http.request.method": request.method, "url.path": request.path}
+    trace = begin(request.headers, tracer, name, attributes)
     context.begin(trace)
     clear_contextvars()
-    bind_contextvars(trace_id=trace.trace_id)
+    bind_contextvars(trace_id=trace.here.trace_id)
+
+
+def _end_trace(route: Route | None, response: Response) -> None:
+    """End the request's span, and leave for the access log what the server does not know."""
+    caller = context.caller()
+    known = access_log.Known(
+        trace_id=context.trace_id(),
+        route=None if route is None else route.template,
+        tenant=None if caller is None else caller.tenant,
+        subject=context.sender(),
+    )
+    access_log.tell(request.environ, known)
+    context.trace().end(response.status_code, known.attributes())
 
 
 def _admitted(route: Route, parts: Parts) -> Caller | None:

@@ -8,14 +8,14 @@ from flask import g
 
 from orchestrator_api.auth import Caller, Principal
 from orchestrator_api.rate_limit import Standing
-from orchestrator_api.trace import Trace
+from orchestrator_api.trace import RequestTrace
 from shared.domain.models import TenantId
 
 PREFIX = "/api/v1/orchestrator"
 """What every path of the API begins with."""
 
 
-def begin(trace: Trace) -> None:
+def begin(trace: RequestTrace) -> None:
     """Put the request under ``trace``; nothing more is known of it yet."""
     g.trace = trace
     g.principal = None
@@ -71,9 +71,14 @@ def is_audited() -> bool:
     return bool(g.audited)
 
 
+def trace() -> RequestTrace:
+    """Give where this request stands in its trace."""
+    return cast(RequestTrace, g.trace)
+
+
 def trace_id() -> str:
     """Give the trace id of this request."""
-    return cast(Trace, g.trace).trace_id
+    return trace().here.trace_id
 
 
 def admit(caller: Caller | None) -> None:
@@ -84,6 +89,12 @@ def admit(caller: Caller | None) -> None:
 def caller() -> Caller | None:
     """Give who makes this request; ``None`` on a public route called without a token."""
     return cast("Caller | None", g.caller)
+
+
+def sender() -> str | None:
+    """Give the name of whose token came with this request, if one did."""
+    who = cast("Principal | None", g.principal)
+    return None if who is None else who.subject
 
 
 def subject() -> str:

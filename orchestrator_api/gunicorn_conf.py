@@ -36,9 +36,16 @@ limit_request_fields = 64
 # A token of 8 KiB must fit into one header.
 limit_request_field_size = 8_190 + 256
 
+# No proxy is known here: what says who the client is, or where the application lies, is anybody's header.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+# What is sent by the kernel alone is neither bounded in time nor counted.
+sendfile = False
+
 logger_class = "orchestrator_api.server.JsonLines"
 loglevel = _settings.log_level
-accesslog = None
+# "-" stands for the process's one log, whose lines are JSON.
+accesslog = "-" if _settings.access_log == "on" else None
 errorlog = "-"
 
 # gunicorn's own control interface would be a second way in, with no tokens.

@@ -89,8 +89,10 @@ def _read(request: Request) -> bytes:
         while left and (piece := request.stream.read(min(left, 1 << 20))):
             pieces.append(piece)
             left -= len(piece)
+    except TimeoutError as error:
+        raise InvalidJson("the body did not arrive in time") from error
     except (OSError, ParseException) as error:
-        # The caller hung up, or stalled, or sent chunks that are none.
+        # The caller hung up, or sent chunks that are none.
         raise InvalidJson("the body ended before it was whole") from error
     if not left:
         raise BodyTooLarge(f"the body is over {MAX_BODY_BYTES} bytes")

@@ -20,6 +20,7 @@ from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.signing import Signatures
 from shared.store.db import Database
+from shared.tracing import Tracer
 
 _EXTENSION = "orchestrator"
 
@@ -48,6 +49,7 @@ class Parts:
     pools: frozenset[str]
     rate_limits: RateLimits
     signatures: Signatures = field(default_factory=Signatures)
+    tracer: Tracer | None = None
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from flask import Flask, Response
 from werkzeug.routing import BaseConverter
@@ -68,6 +70,11 @@ class Route:
         if self.bulk:
             return RateClass.BULK
         return RateClass.READ if self.action is None else RateClass.CHANGE
+
+    @property
+    def template(self) -> str:
+        """Write the path as OpenAPI does, for logs and spans: ``/runs/{run_id}``."""
+        return _template(self.path)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -149,6 +156,11 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/admin/limits", view=limits.get, access=READ),
     Route(method="PUT", path="/admin/limits", view=limits.put, access=OPERATOR, action="limits.set"),
 )
+
+
+@cache
+def _template(path: str) -> str:
+    return PREFIX + re.sub(r"<part:(\w+)>", r"{\1}", path)
 
 
 class UnlistedRoute(RuntimeError):

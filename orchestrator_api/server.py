@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
-import struct
+import time
+from collections import deque
+from collections.abc import MutableMapping
+from datetime import timedelta
+from functools import partial
+from selectors import EVENT_READ
 from types import FrameType, MappingProxyType
-from typing import Final
+from typing import Any, ClassVar, Final, cast
 
 from flask import Flask
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.errors import (  # type: ignore[attr-defined]  # The stubs are older.
+    InvalidHeader,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
 from gunicorn.http.message import Request
-from gunicorn.util import write_nonblock
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.http.wsgi import Response
+from gunicorn.workers.gthread import (  # type: ignore[attr-defined]
+    _DEFER,
+    STOP_KEEPALIVE_LINGER,
+    TConn,
+    ThreadWorker,
+)
+from structlog.contextvars import clear_contextvars
 
+from orchestrator_api import access_log
+from orchestrator_api.connections import Connection, Patience, PatientSocket, WholeBody
 from orchestrator_api.parts import parts_of
-from orchestrator_api.trace import trace_of
+from shared.ids import new_trace_id
 
-STALLED_SECONDS: Final = 30
-"""A client that sends or takes nothing for this long loses its connection, and frees its thread."""
-
-_STATUS = MappingProxyType(
+_STATUS = MappingProxyType({LimitRequestLine: 414, LimitRequestHeaders: 431})
+_REASON = MappingProxyType(
     {
-        LimitRequestLine: "414 URI Too Long",
-        LimitRequestHeaders: "431 Request Header Fields Too Large",
+        400: "Bad Request",
+        414: "URI Too Long",
+        431: "Request Header Fields Too Large",
+        500: "Internal Server Error",
     }
 )
+_OURS: Final = (InvalidResponseHeader, InvalidResponseHeaderName)
+"""gunicorn counts these among the mistakes of clients, but they are the application's."""
+_SINGLE: Final = frozenset({"IDEMPOTENCY-KEY", "X-STELLA-TENANT"})
+"""Two of them would be joined by a comma, which is a key like any other."""
 
 
 class JsonLines(Logger):
-    """Sends gunicorn's own messages through the logging that the process has set up."""
+    """Sends gunicorn's own messages, and the access log, through the logging that the process has set up."""
 
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)
@@ -41,9 +66,59 @@ class JsonLines(Logger):
             logger.handlers.clear()
             logger.propagate = True
 
+    def access(
+        self, resp: Response, req: Request, environ: MutableMapping[str, Any], request_time: timedelta
+    ) -> None:
+        if self.cfg.accesslog:
+            access_log.served(resp, req, environ, request_time)
+
 
 class Worker(ThreadWorker):
-    """Threads that answer an unreadable request with the envelope, and give up on a stalled client."""
+    """Threads that serve requests, and only whole heads get one; what is no request gets the envelope."""
+
+    patience: ClassVar = Patience()
+    pending_conns: deque[Connection]  # type: ignore[assignment]  # ``accept`` makes no others.
+
+    @classmethod
+    def check_config(cls, cfg: Config, log: Logger) -> None:
+        super().check_config(cfg, log)
+        if cfg.is_ssl:
+            raise RuntimeError("leave TLS to a proxy in front: this worker reads heads before a thread does")
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, client = listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                raise
+            return
+        self.nr_conns += 1
+        sock = PatientSocket.over(accepted, self.patience)
+        self._collect(Connection(self.cfg, sock, client, listener.getsockname()))
+
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        _ours(conn).expect_head()
+        self._collect(_ours(conn))
+
+    def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        if _ours(conn).receive_head():
+            self._drop_pending(_ours(conn))
+            self.enqueue_req(conn)
+
+    def murder_pending(self) -> None:
+        """Refuse those whose head did not arrive in time. Who never sent a byte gets no answer."""
+        # A process that is told to stop waits for a head no longer than for a next request.
+        ahead = 0.0 if self.alive else self.patience.head_seconds - STOP_KEEPALIVE_LINGER
+        late = time.monotonic() + ahead
+        for conn in [conn for conn in self.pending_conns if conn.head_due <= late]:
+            self._drop_pending(conn)
+            self.nr_conns -= 1
+            if conn.head:
+                clear_contextvars()
+                self._refuse(conn.sock, conn.client, 400, "the request did not arrive in time", None)
+            conn.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop: requests under way are served to their end, but nobody waits for that of a step."""
@@ -53,13 +128,35 @@ class Worker(ThreadWorker):
         super().handle_exit(sig, frame)
 
     def handle(self, conn: TConn) -> bool:
-        # gunicorn makes the socket blocking before it reads the head, so the kernel has to count here.
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALLED_SECONDS, 0))
-        return super().handle(conn)
+        # What the request before has left behind in this thread is not about this one.
+        clear_contextvars()
+        try:
+            if not _ours(conn).begin_request():
+                return cast(bool, _DEFER)
+        except LimitRequestHeaders as error:
+            self.handle_error(None, conn.sock, conn.client, error)
+            kept = False
+        else:
+            kept = super().handle(conn)
+        if not kept:
+            _ours(conn).end()
+        return kept
 
     def handle_request(self, req: Request, conn: TConn) -> bool:
-        conn.sock.settimeout(STALLED_SECONDS)
-        return super().handle_request(req, conn)
+        sock = _ours(conn).sock
+        names = [name for name, _ in req.headers if name in _SINGLE]
+        if len(set(names)) < len(names):
+            raise InvalidHeader(f"one of {sorted(_SINGLE)} comes twice", req)
+        WholeBody.guard(req, sock)
+        try:
+            kept = super().handle_request(req, conn)
+            sock.answered = True
+            return kept
+        except TimeoutError as error:
+            # gunicorn knows this end of a connection as nobody's failure. The access log has the request.
+            raise StopIteration from error
+        finally:
+            sock.expect_within(self.patience.drain_seconds)
 
     def handle_error(
         self,
@@ -68,27 +165,52 @@ class Worker(ThreadWorker):
         addr: str | int | tuple[str, int],
         exc: BaseException,
     ) -> None:
-        """Refuse what is no HTTP request, which never reaches the application and its error handlers."""
-        if not isinstance(exc, ParseException):
-            super().handle_error(req, client, addr, exc)
+        """Answer what never reached the application and its error handlers."""
+        if isinstance(client, PatientSocket) and client.answered:
+            # The rest of a body that nobody wanted is broken. The client has its answer: no second one.
+            self.log.debug("the connection ends: %s", exc)
             return
-        self.log.info("unreadable request: %s", type(exc).__name__)
-        trace = trace_of(None).trace_id
-        body = json.dumps(
-            {
-                "error": {
-                    "code": "INVALID_ARGUMENT",
-                    "message": "this is no HTTP request that the server can read",
-                    "trace_id": trace,
-                }
-            }
-        )
+        if isinstance(exc, ParseException) and not isinstance(exc, _OURS):
+            status = _STATUS.get(type(exc), 400)
+            self._refuse(client, addr, status, "this is no HTTP request that the server can read", req)
+        else:
+            self.log.error("request failed", exc_info=exc)
+            self._refuse(client, addr, 500, "the request failed unexpectedly", req)
+
+    def _collect(self, conn: Connection) -> None:
+        """Collect a head without a thread, and have a thread serve it once it is there."""
+        if conn.receive_head():
+            self.enqueue_req(conn)
+            return
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def _drop_pending(self, conn: Connection) -> None:
+        self.poller.unregister(conn.sock)
+        self.pending_conns.remove(conn)
+
+    def _refuse(
+        self, client: socket.socket, addr: object, status: int, message: str, req: Request | None
+    ) -> None:
+        trace_id = new_trace_id()
+        code = "INTERNAL" if status >= 500 else "INVALID_ARGUMENT"
+        body = json.dumps({"error": {"code": code, "message": message, "trace_id": trace_id}})
         head = (
-            f"HTTP/1.1 {_STATUS.get(type(exc), '400 Bad Request')}\r\nConnection: close\r\n"
-            f"Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
-            f"X-Trace-Id: {trace}\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"HTTP/1.1 {status} {_REASON[status]}\r\nConnection: close\r\n"
+            "Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
+            "X-Content-Type-Options: nosniff\r\n"
+            f"X-Trace-Id: {trace_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
+        if self.cfg.accesslog:
+            access_log.refused(status, trace_id, addr, req, len(body))
         try:
-            write_nonblock(client, (head + body).encode("ascii"))
+            # The main thread calls this, too, and it must not wait for a client.
+            client.setblocking(False)
+            socket.socket.send(client, (head + body).encode("ascii"))
         except OSError as error:
             self.log.debug("the client did not wait for the refusal: %s", error)
+
+
+def _ours(conn: TConn) -> Connection:
+    assert isinstance(conn, Connection)  # ``accept`` makes no others.
+    return conn

@@ -1,40 +1,53 @@
-"""W3C Trace Context: continue the caller's trace, or begin a new one."""
+"""The trace of a request, the caller's or a new one, and where spans are recorded the request's own."""
 
 from __future__ import annotations
 
-import re
-import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_NO_TRACE = "0" * 32
-_NO_SPAN = "0" * 16
+from werkzeug.datastructures import Headers
+
+from shared.domain.models import Run
+from shared.domain.trace import TraceContext, parse_trace, run_span_id
+from shared.ids import new_span_id, new_trace_id
+from shared.tracing import Kind, Span, Tracer, below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
-    """The trace that a request belongs to; ``parent_id`` is the caller's span, if there is one."""
+class RequestTrace:
+    """Where a request stands in its trace. ``span`` is there if this process has a collector."""
 
-    trace_id: str
-    parent_id: str | None
+    here: TraceContext
+    span: Span | None = None
+
+    def end(self, status: int, attributes: Mapping[str, str]) -> None:
+        """Say how the request went."""
+        if self.span is not None:
+            error = None if status < 500 else f"status {status}"
+            self.span.end({"http.response.status_code": status, **attributes}, error=error)
 
 
-def trace_of(traceparent: str | None) -> Trace:
+def begin(headers: Headers, tracer: Tracer | None, name: str, attributes: Mapping[str, str]) -> RequestTrace:
     """Continue the trace of a valid ``traceparent``; begin a new one otherwise.
 
-    An invalid header is never an error: the standard (W3C Trace Context, 3.2)
-    wants it ignored. A later version than 00 may carry more fields behind the
-    four known ones; version 00 may not.
+    Without a tracer the caller's own span stays the parent of what comes after: the trace has
+    no hole where nobody records.
     """
-    match = _TRACEPARENT.fullmatch(traceparent.strip(" \t")) if traceparent else None
-    if match is not None:
-        version, trace_id, parent_id, _flags, more = match.groups()
-        known = version != "ff" and (version != "00" or more is None)
-        if known and trace_id != _NO_TRACE and parent_id != _NO_SPAN:
-            return Trace(trace_id=trace_id, parent_id=parent_id)
-    return Trace(trace_id=_new_trace_id(), parent_id=None)
+    caller = parse_trace(headers.get("traceparent"), headers.get("tracestate"))
+    if caller is None:
+        here = TraceContext(trace_id=new_trace_id(), span_id=new_span_id())
+    else:
+        here = caller if tracer is None else below(caller)
+    if tracer is None:
+        return RequestTrace(here=here)
+    return RequestTrace(here=here, span=tracer.begin(name, Kind.SERVER, attributes, within=caller, here=here))
 
 
-def _new_trace_id() -> str:
-    """Make 16 random bytes that are not all zero, which the standard reserves."""
-    return secrets.token_hex(15) + f"{1 + secrets.randbelow(255):02x}"
+def begin_run(request: RequestTrace, tracer: Tracer | None, run: Run) -> TraceContext:
+    """Give what the attempts of a run that this request has started have as their parent."""
+    if tracer is None:
+        return request.here
+    here = replace(request.here, span_id=run_span_id(run.run_id))
+    attributes = {"orchestrator.dag_id": run.dag_id, "orchestrator.run_id": str(run.run_id)}
+    tracer.begin("start run", Kind.PRODUCER, attributes, within=request.here, here=here).end({})
+    return here

@@ -23,6 +23,7 @@ from shared.plugins import load_catalog
 from shared.signing import SignaturePolicy, Signatures
 from shared.signing_keys import load_verification_keys
 from shared.store.db import Database
+from shared.tracing import open_tracer
 
 NEED = Need.DATABASE | Need.REDIS | Need.WEB
 
@@ -59,6 +60,7 @@ def make_application() -> Flask:
             pools=frozenset(settings.pools),
             rate_limits=rate_limits(settings),
             signatures=_signatures(settings),
+            tracer=open_tracer(settings.otlp_endpoint, service=name),
         )
     )
 

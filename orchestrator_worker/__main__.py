@@ -27,6 +27,7 @@ from shared.messaging.live_log import LiveLogs
 from shared.plugins import StopReason, load_catalog
 from shared.services import work, workers
 from shared.store.db import Database
+from shared.tracing import open_tracer
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -78,6 +79,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         shutdown=shutdown,
         feed=feed,
         worker_id=worker_id,
+        tracer=open_tracer(settings.otlp_endpoint, service="orchestrator-worker"),
     )
     register(app, runner)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from orchestrator_worker.attempt_trace import plugin_span
 from orchestrator_worker.log_feed import LogFeed
 from orchestrator_worker.step_context import AttemptContext
 from shared.artifacts import ArtifactStore
@@ -29,6 +30,7 @@ from shared.domain.models import (
     Succeeded,
 )
 from shared.domain.states import ErrorCode
+from shared.domain.trace import TraceContext
 from shared.errors import Unavailable
 from shared.plugins import (
     Catalog,
@@ -40,6 +42,7 @@ from shared.plugins import (
     Stop,
     StopReason,
 )
+from shared.tracing import Tracer
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -65,14 +68,16 @@ def run_attempt(
     settings: Settings,
     stop: Stop,
     owns: Callable[[Sha256], bool],
+    trace: TraceContext,
     feed: LogFeed | None = None,
+    tracer: Tracer | None = None,
 ) -> Outcome:
     """Run the step's plugin once and say how it ended; a failure of the step is a value, never an exception.
 
     ``stop`` ends it early; the step's time-out is added to it here. ``owns`` tells whether
-    the claim's tenant may read an artifact. ``feed`` shows the log while it grows. With the
-    reason ``LEASE_LOST`` the outcome is ``Released`` and must not be recorded: the attempt
-    is another worker's to settle.
+    the claim's tenant may read an artifact. ``feed`` shows the log while it grows. What the
+    plugin does belongs to ``trace``. With the reason ``LEASE_LOST`` the outcome is
+    ``Released`` and must not be recorded: the attempt is another worker's to settle.
     """
     prepared = _prepare(claim, catalog)
     if isinstance(prepared, PluginFailed):
@@ -86,10 +91,13 @@ def run_attempt(
         http_allow=settings.http_allow,
     )
     context = AttemptContext(
-        claim, stop=stop, limits=limits, store=store, work_root=settings.work_dir, owns=owns
+        claim, stop=stop, limits=limits, store=store, work_root=settings.work_dir, owns=owns, trace=trace
     )
     try:
-        with nullcontext() if feed is None else feed.showing(claim, context.log):
+        with (
+            nullcontext() if feed is None else feed.showing(claim, context.log),
+            plugin_span(tracer, claim, context),
+        ):
             result = _run_plugin(claim, catalog, prepared.params, context)
     finally:
         _clean_up(claim, context)

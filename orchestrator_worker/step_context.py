@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from orchestrator_worker.work_folders import WorkFolder
 from shared.artifacts import ArtifactStore
 from shared.domain.models import ArtifactRef, Claim, RunId, Sha256, StepId, TenantId
+from shared.domain.trace import TraceContext
 from shared.errors import ArtifactNotFound
 from shared.plugins import Limits, Stop
 
@@ -71,16 +71,17 @@ class AttemptContext:
         store: ArtifactStore,
         work_root: Path,
         owns: Callable[[Sha256], bool],
+        trace: TraceContext,
     ) -> None:
         self._claim = claim
         self._store = store
         self._work_root = work_root
         self._owns = owns
         self._folder: WorkFolder | None = None
-        self._traceparent: str | None = None
         self.log = AttemptLog(limits.max_log_bytes)
         self.stop = stop
         self.limits = limits
+        self.trace = trace
 
     @property
     def tenant(self) -> TenantId:
@@ -100,9 +101,11 @@ class AttemptContext:
 
     @property
     def traceparent(self) -> str:
-        if self._traceparent is None:
-            self._traceparent = f"00-{self._claim.trace_id}-{os.urandom(8).hex()}-01"
-        return self._traceparent
+        return self.trace.traceparent
+
+    @property
+    def tracestate(self) -> str:
+        return self.trace.state
 
     def work_dir(self) -> Path:
         if self._folder is None:

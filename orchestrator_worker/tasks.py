@@ -9,8 +9,9 @@ from functools import partial
 from uuid import UUID
 
 import structlog
-from celery import Celery
+from celery import Celery, Task
 
+from orchestrator_worker.attempt_trace import attempt_trace
 from orchestrator_worker.executor import run_attempt
 from orchestrator_worker.lease import Lease, LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
@@ -20,6 +21,7 @@ from shared.config import Settings
 from shared.domain.expressions import ExpressionError, evaluate_when
 from shared.domain.models import Change, Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
 from shared.domain.states import ErrorCode
+from shared.domain.trace import TraceContext, parse_trace
 from shared.errors import ArtifactNotFound, StoreUnavailable
 from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP
 from shared.messaging.complaint import Complaint
@@ -28,6 +30,7 @@ from shared.messaging.doorbell import MESSAGE_VERSION
 from shared.plugins import Catalog, StopReason
 from shared.services import artifacts, work
 from shared.store.db import Database
+from shared.tracing import Tracer
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -58,6 +61,7 @@ class StepRunner:
         shutdown: Shutdown,
         feed: LogFeed,
         worker_id: WorkerId,
+        tracer: Tracer | None = None,
     ) -> None:
         self._db = db
         self._settings = settings
@@ -68,6 +72,8 @@ class StepRunner:
         self._shutdown = shutdown
         self._feed = feed
         self._worker_id = worker_id
+        self._tracer = tracer
+        self._traces = dispatcher.traces
         self._pools = frozenset(settings.worker_pools)
         self.refused = Complaint("message_refused")
         """Messages that nobody of ours can have sent."""
@@ -78,8 +84,11 @@ class StepRunner:
         self.unserved = Complaint("doorbell_not_served")
         """Messages that an error ended; the sweeper finds what they left behind."""
 
-    def serve_step(self, body: Mapping[str, object]) -> None:
-        """Run the step that a message names, if it is ready, and what it hands on. Raises nothing."""
+    def serve_step(self, body: Mapping[str, object], trace: TraceContext | None = None) -> None:
+        """Run the step that a message names, if it is ready, and what it hands on. Raises nothing.
+
+        ``trace`` is what the message says of the run's trace; the ledger knows better.
+        """
         try:
             tenant, run_id, step_no = parse_step(body)
         except ForgedMessage as error:
@@ -93,11 +102,12 @@ class StepRunner:
             claim = work.claim(
                 self._db, tenant, run_id, step_no, worker_id=self._worker_id, lease_ms=self._settings.lease_ms
             )
+            self._note_trace(claim, trace)
             self._work_through(claim, since, slice_end)
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
-    def serve_decision(self, body: Mapping[str, object]) -> None:
+    def serve_decision(self, body: Mapping[str, object], trace: TraceContext | None = None) -> None:
         """Evaluate the ``when`` of steps of the run that a message names. Raises nothing."""
         try:
             tenant, run_id = parse_run(body)
@@ -109,9 +119,15 @@ class StepRunner:
             if self._shutdown.draining:
                 return
             claim, since = self._decide(tenant, run_id, self._handoff_pools(slice_end))
+            self._note_trace(claim, trace)
             self._work_through(claim, since, slice_end)
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
+
+    def _note_trace(self, claim: Claim | None, trace: TraceContext | None) -> None:
+        """Remember what a message told of a run's trace, unless it is another trace than the ledger's."""
+        if claim is not None and trace is not None and trace.trace_id == claim.trace_id:
+            self._traces.remember(claim.run_id, trace)
 
     def _unserved(self, error: Exception) -> None:
         """Note an error that ended a message. The sweeper finds what it leaves behind."""
@@ -129,8 +145,12 @@ class StepRunner:
         self._dispatcher.slot_freed(freed)
 
     def _run_one(self, claim: Claim, since: float, slice_end: float) -> tuple[Claim | None, float]:
-        with self._keeper.keep(claim, since=since) as lease:
-            outcome = self._attempt(claim, lease)
+        run = self._traces.of(claim.run_id, claim.trace_id)
+        with (
+            attempt_trace(claim, run, self._tracer) as trace,
+            self._keeper.keep(claim, since=since) as lease,
+        ):
+            outcome = trace.outcome = self._attempt(claim, lease, trace.here)
             if lease.stop.reason is StopReason.LEASE_LOST:
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
                 return None, 0.0
@@ -145,7 +165,7 @@ class StepRunner:
             return change.next, since
         return self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end))
 
-    def _attempt(self, claim: Claim, lease: Lease) -> Outcome:
+    def _attempt(self, claim: Claim, lease: Lease, trace: TraceContext) -> Outcome:
         try:
             return run_attempt(
                 claim,
@@ -155,6 +175,8 @@ class StepRunner:
                 stop=lease.stop,
                 owns=partial(self._owns, claim.tenant),
                 feed=self._feed,
+                trace=trace,
+                tracer=self._tracer,
             )
         except Exception:
             LOGGER.exception("attempt_crashed", step=claim.step_id, run_id=str(claim.run_id))
@@ -245,13 +267,18 @@ class StepRunner:
 def register(app: Celery, runner: StepRunner) -> None:
     """Add the two tasks to a worker's app."""
 
-    @app.task(name=EXECUTE_STEP, ignore_result=True)
-    def execute_step(*_args: object, **body: object) -> None:
-        runner.serve_step(body)
+    @app.task(name=EXECUTE_STEP, ignore_result=True, bind=True)
+    def execute_step(task: Task[..., None], /, *_args: object, **body: object) -> None:
+        runner.serve_step(body, _trace_of(task))
 
-    @app.task(name=DECIDE_RUN, ignore_result=True)
-    def decide_run(*_args: object, **body: object) -> None:
-        runner.serve_decision(body)
+    @app.task(name=DECIDE_RUN, ignore_result=True, bind=True)
+    def decide_run(task: Task[..., None], /, *_args: object, **body: object) -> None:
+        runner.serve_decision(body, _trace_of(task))
+
+
+def _trace_of(task: Task[..., None]) -> TraceContext | None:
+    """Read the headers of the message that is being served."""
+    return parse_trace(task.request.get("traceparent"), task.request.get("tracestate"))
 
 
 def parse_step(body: Mapping[str, object]) -> tuple[TenantId, RunId, int]:

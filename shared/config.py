@@ -105,6 +105,8 @@ class Settings:
     max_log_bytes: int = _setting(10_485_760, value.whole_number(1_024, 1_073_741_824))
     live_log_bytes: int = _setting(1_048_576, value.whole_number(0, 16_777_216))
     max_artifact_bytes: int = _setting(1_073_741_824, value.whole_number(1_024, 1_099_511_627_776))
+    access_log: str = _setting("on", value.one_of("on", "off"))
+    otlp_endpoint: str = _setting("", value.http_address)
     log_level: str = _setting("info", value.one_of("debug", "info", "warning", "error"))
 
 

@@ -54,6 +54,16 @@ def url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def http_address(value: str) -> str:
+    """Take the address of an HTTP service, without a password in it: it would end in logs."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("must be http://host:port or https://host:port, without a user name")
+    if parts.query or parts.fragment or parts.port == 0:
+        raise ValueError("must have no query, no fragment and a port that exists")
+    return value
+
+
 def folder_url(value: str) -> str:
     """Take the URL of an absolute folder."""
     parts = urlsplit(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from uuid import UUID
 
@@ -28,3 +29,13 @@ def uuid7() -> UUID:
     high = (random >> 62) & 0xFFF
     low = random & ((1 << 62) - 1)
     return UUID(int=milliseconds << 80 | _VERSION_7 | high << 64 | _VARIANT | low)
+
+
+def new_trace_id() -> str:
+    """Draw 16 bytes in hex that are not all zero, which W3C Trace Context reserves."""
+    return secrets.token_hex(15) + f"{1 + secrets.randbelow(255):02x}"
+
+
+def new_span_id() -> str:
+    """Draw 8 bytes in hex that are not all zero."""
+    return secrets.token_hex(7) + f"{1 + secrets.randbelow(255):02x}"

@@ -9,7 +9,7 @@ from uuid import UUID
 from flask import Response, request, url_for
 
 from orchestrator_api import ndjson, query, render
-from orchestrator_api.context import PREFIX, subject, tenant, trace_id
+from orchestrator_api.context import PREFIX, subject, tenant, trace, trace_id
 from orchestrator_api.errors import NotAcceptable
 from orchestrator_api.export import open_export
 from orchestrator_api.idempotency import Call
@@ -19,6 +19,7 @@ from orchestrator_api.parts import parts
 from orchestrator_api.responses import answer
 from orchestrator_api.schemas.check import misshapen
 from orchestrator_api.schemas.run import StartRun, cancel_reason, start_run
+from orchestrator_api.trace import begin_run
 from shared.domain.models import Run, RunFilter, RunId
 from shared.domain.states import RunStatus
 from shared.services import runs
@@ -37,6 +38,8 @@ def start(call: Call) -> Response:
         trace_id=trace_id(),
         created_by=subject(),
     )
+    if created:
+        call.after_commit.append(lambda: _trace(run))
     call.after_commit.append(lambda: parts().follow(tenant(), run.run_id, change))
     location = url_for("runs.get", run_id=run.run_id)
     call.about = location.removeprefix(PREFIX)
@@ -53,6 +56,12 @@ def _start_of(call: Call) -> StartRun:
             )
         raise misshapen(problems)
     return wanted
+
+
+def _trace(run: Run) -> None:
+    """Have the messages about a new run carry its trace."""
+    begun = begin_run(trace(), parts().tracer, run)
+    parts().dispatcher.traces.remember(run.run_id, begun)
 
 
 def list_runs() -> Response:

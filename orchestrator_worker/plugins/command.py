@@ -173,6 +173,7 @@ def _environment(own: Mapping[str, Json], base: Path, context: StepContext) -> d
         "HOME": str(base / "work"),
         "LANG": "C.UTF-8",
         "TMPDIR": str(base / "tmp"),
+        **({"TRACESTATE": context.tracestate} if context.tracestate else {}),
         **{name: _text(value) for name, value in own.items()},
         "ORCH_OUTPUT_DIR": str(base / "out"),
         "ORCH_RUN_ID": str(context.run_id),

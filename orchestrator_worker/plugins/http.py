@@ -164,6 +164,9 @@ def _first_exchange(params: JsonObject, context: StepContext) -> _Exchange:
         headers["content-type"] = "application/json"
     elif "body" in params:
         body = str(params["body"]).encode()
+    own = {name.lower() for name in _object(params.get("headers"))}
+    if context.tracestate and "traceparent" not in own:
+        headers["tracestate"] = context.tracestate
     for name, value in _object(params.get("headers")).items():
         if name.lower() in OWN_HEADERS:
             raise HttpRefused(f"the header {name!r} is set by the plugin itself")

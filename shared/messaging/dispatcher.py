@@ -16,6 +16,7 @@ from shared.domain.models import RunId, TenantId
 from shared.errors import Unavailable
 from shared.messaging.complaint import Complaint
 from shared.messaging.doorbell import send, send_decide
+from shared.messaging.run_traces import RunTraces
 from shared.store import dispatch
 from shared.store.db import Database
 
@@ -62,6 +63,8 @@ class Dispatcher:
     def __init__(self, db: Database, app: Celery) -> None:
         self._db = db
         self._app = app
+        self.traces = RunTraces()
+        """The traces of runs, for their messages."""
         self.failed = Complaint("doorbells_not_sent")
         """Picks and sends that failed; the sweeper repairs each."""
         self.dropped = Complaint("dispatch_hints_dropped")
@@ -131,7 +134,7 @@ class Dispatcher:
                 for pool in hints.freed.difference(pool for pool, _ in hints.ready):
                     self._ring(pool, None)
                 for tenant, run_id in hints.runs:
-                    send_decide(self._app, tenant, run_id)
+                    send_decide(self._app, tenant, run_id, self.traces)
             except Unavailable as error:
                 # The rest of the hints would wait for the same time-out, one by one.
                 self.failed.note(error)
@@ -145,4 +148,4 @@ class Dispatcher:
         with self._db.statement(None) as cur:
             doorbells = dispatch.pick(cur, pool, tenant)
         if doorbells:
-            send(self._app, doorbells)
+            send(self._app, doorbells, self.traces)

@@ -23,11 +23,12 @@ from shared.messaging.celery_app import (
     SOCKET_TIMEOUT_SECONDS,
     queue_name,
 )
+from shared.messaging.run_traces import RunTraces
 
 MESSAGE_VERSION = 1
 
-Message = tuple[str, str, dict[str, object]]
-"""Queue, task name, keyword arguments."""
+Message = tuple[str, str, dict[str, object], dict[str, str]]
+"""Queue, task name, keyword arguments, headers of the trace."""
 
 
 class StepDoorbell(Protocol):
@@ -43,7 +44,7 @@ class StepDoorbell(Protocol):
     def pool(self) -> str: ...
 
 
-def send(app: Celery, doorbells: Sequence[StepDoorbell]) -> None:
+def send(app: Celery, doorbells: Sequence[StepDoorbell], traces: RunTraces | None = None) -> None:
     """Ring for steps, all in one Redis round trip; raises QueueUnavailable.
 
     After an error some of them may have been sent.
@@ -60,16 +61,21 @@ def send(app: Celery, doorbells: Sequence[StepDoorbell]) -> None:
                     "run_id": str(bell.run_id),
                     "step_no": bell.step_no,
                 },
+                _headers(traces, bell.run_id),
             )
             for bell in doorbells
         ),
     )
 
 
-def send_decide(app: Celery, tenant: TenantId, run_id: RunId) -> None:
+def send_decide(app: Celery, tenant: TenantId, run_id: RunId, traces: RunTraces | None = None) -> None:
     """Ring for a run with steps whose ``when`` decides now; raises QueueUnavailable."""
     kwargs: dict[str, object] = {"v": MESSAGE_VERSION, "tenant": tenant, "run_id": str(run_id)}
-    _publish(app, [(DECISIONS_QUEUE, DECIDE_RUN, kwargs)])
+    _publish(app, [(DECISIONS_QUEUE, DECIDE_RUN, kwargs, _headers(traces, run_id))])
+
+
+def _headers(traces: RunTraces | None, run_id: RunId) -> dict[str, str]:
+    return {} if traces is None else traces.headers(run_id)
 
 
 def _publish(app: Celery, messages: Iterable[Message]) -> None:
@@ -80,7 +86,7 @@ def _publish(app: Celery, messages: Iterable[Message]) -> None:
             app.producer_pool.acquire(block=True, timeout=SOCKET_TIMEOUT_SECONDS) as producer,
             producer.batch(),  # type: ignore[attr-defined]  # New in kombu 5.7; the stubs are older.
         ):
-            for queue, task, kwargs in messages:
+            for queue, task, kwargs, trace in messages:
                 message = amqp.create_task_message(
                     uuid(),
                     task,
@@ -95,7 +101,7 @@ def _publish(app: Celery, messages: Iterable[Message]) -> None:
                     exchange="",
                     routing_key=queue,
                     serializer="json",
-                    headers=message.headers,
+                    headers={**message.headers, **trace},
                     **message.properties,
                 )
     except (KombuError, RedisError, OSError) as error:

@@ -73,7 +73,11 @@ class StepContext(Protocol):
     def attempt(self) -> int: ...
     @property
     def traceparent(self) -> str:
-        """The W3C trace context of this attempt."""
+        """The W3C trace context of this attempt: what the plugin has others do belongs to the run's trace."""
+
+    @property
+    def tracestate(self) -> str:
+        """What goes with ``traceparent`` to whoever gets that; often empty."""
 
     @property
     def stop(self) -> Stop: ...

@@ -30,6 +30,7 @@ from shared.domain.models import (
     Succeeded,
     TenantId,
 )
+from shared.domain.trace import TraceContext
 from shared.plugins import Catalog, Plugin, Stop
 
 RUN_ID = RunId(UUID("0191f000-0000-7000-8000-000000000001"))
@@ -80,6 +81,7 @@ class Bench:
     store: FolderStore = field(init=False)
     catalog: Catalog = field(init=False)
     owned: set[Sha256] = field(default_factory=set)
+    trace: TraceContext = TraceContext(trace_id=TRACE_ID, span_id="00f067aa0ba902b7")
 
     def __post_init__(self) -> None:
         self.settings = Settings(work_dir=self.folder / "work", kill_grace_ms=500)
@@ -94,6 +96,7 @@ class Bench:
             settings=self.settings,
             stop=stop or Stop(),
             owns=self.owned.__contains__,
+            trace=self.trace,
         )
 
     def succeed(self, uses: str, params: JsonObject) -> Succeeded:

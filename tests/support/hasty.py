@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from gunicorn.http.message import Request
-from gunicorn.workers.gthread import TConn, ThreadWorker
+import socket
 
 from orchestrator_api import server
+from orchestrator_api.connections import Patience
 
 
 class Worker(server.Worker):
-    """Gives up on a client that takes nothing for half a second."""
+    """Grants so little that a byte every 50 ms is too slow and 100 kB a second is not."""
 
-    def handle_request(self, req: Request, conn: TConn) -> bool:
-        conn.sock.settimeout(0.5)
-        return ThreadWorker.handle_request(self, req, conn)
+    patience = Patience(
+        head_seconds=0.5, body_seconds=0.5, answer_seconds=0.5, bytes_per_second=50_000, linger_seconds=0.2
+    )
+
+    def accept(self, listener: socket.socket) -> None:
+        # Connections inherit it: else the kernel would take megabytes before a client's not reading shows.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192)
+        super().accept(listener)

@@ -15,12 +15,12 @@ import pytest
 from shared.embedded import postgres
 from shared.embedded.process_tree import descendants
 from tests.integration.api.conftest import Api
-from tests.integration.api.test_server import Web, serving
 from tests.support.eventually import eventually
 from tests.support.exported import fill, wrong_line
 from tests.support.ledger import Ledger
 from tests.support.servers import Servers
 from tests.support.tokens import Signer
+from tests.support.web import Web, serving
 
 MIB = 1 << 20
 

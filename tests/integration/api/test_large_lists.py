@@ -13,9 +13,9 @@ import psycopg2
 import pytest
 
 from tests.integration.api.conftest import RUNS, Large
-from tests.integration.api.test_server import BASE, Web, serving
 from tests.support.eventually import eventually
 from tests.support.tokens import Signer
+from tests.support.web import BASE, Web, serving
 
 NDJSON = {"Accept": "application/x-ndjson"}
 

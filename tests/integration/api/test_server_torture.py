@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator_api import json_body
-from tests.integration.api.test_server import BASE, Web, serving
 from tests.support.servers import Servers
 from tests.support.tokens import Signer
+from tests.support.web import BASE, Web, serving
 
 REFUSALS = {400, 404, 405, 406, 413, 414, 415, 422, 431}
 
