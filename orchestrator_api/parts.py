@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app
@@ -11,6 +11,7 @@ from flask import Flask, current_app
 from orchestrator_api.auth import TokenVerifier
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.rate_limit import RateLimits
+from orchestrator_api.web_metrics import WebMetrics
 from shared.artifacts import ArtifactStore
 from shared.domain.models import Change, JsonObject, RunId, TenantId
 from shared.errors import Problem
@@ -26,7 +27,7 @@ class Parts:
     """What handlers work with.
 
     ``db`` is bound to one tenant at a time. ``db_of_all`` sees every tenant, and
-    serves an operator's view of the queues only. ``ping_queue`` raises QueueUnavailable.
+    serves an operator's views of queues and metrics only. ``ping_queue`` raises QueueUnavailable.
     """
 
     db: Database
@@ -39,6 +40,7 @@ class Parts:
     page_tokens: PageTokens
     pools: frozenset[str]
     rate_limits: RateLimits
+    metrics: WebMetrics = field(default_factory=WebMetrics)
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

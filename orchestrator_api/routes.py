@@ -12,11 +12,12 @@ from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
 from orchestrator_api.rate_limit import RateClass
-from orchestrator_api.resources import artifacts, audit, dags, health, plugins, runs, steps
+from orchestrator_api.resources import artifacts, audit, dags, health, metrics, plugins, runs, steps
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
 ADMIN = Access(scope=Scope.ADMIN)
+METRICS = Access(scope=Scope.ADMIN, all_tenants=True, tenant_optional=True)
 LIVENESS = Access(scope=Scope.READ, public=True, all_tenants=True)
 
 _PAGE = frozenset({"page_size", "page_token"})
@@ -104,6 +105,7 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"action", "from", "to"},
     ),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
+    Route(method="GET", path="/admin/metrics", view=metrics.metrics, access=METRICS, any_type=True),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,10 +14,12 @@ import pytest
 from shared.domain.models import ArtifactRef, AuditEntry, AuditOutcome, RunId, Sha256, StepId, TenantId
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, health, runs, steps
+from shared.services import artifacts, calls, dags, events, health, metrics, runs, steps
 from shared.services.calls import CallKey, Kept
+from shared.services.metrics import Total
 from shared.store import queries
 from shared.store.db import Database
+from tests.support.eventually import eventually
 from tests.support.graphs import graph
 from tests.support.ledger import TRACE, Ledger, succeeded
 
@@ -46,7 +49,12 @@ def run_id(ledger: Ledger) -> RunId:
     with calls.once(ledger.api, ledger.tenant, CALL, BYTES.sha256) as once:
         once.keep(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"))
         once.note(ENTRY)
+    eventually(lambda: metrics.catch_up(ledger.api, ledger.tenant, within_seconds=1) and totals_of(ledger))
     return run.run_id
+
+
+def totals_of(ledger: Ledger) -> Sequence[Total]:
+    return metrics.measure(ledger.api, ledger.tenant).totals
 
 
 def _tables_of_tenants(owner_url: str) -> list[str]:
@@ -183,7 +191,8 @@ def test_each_query_finds_nothing_for_another_tenant_even_without_row_level_secu
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "name"), [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|queues|set", q[1])]
+    ("aggregate", "name"),
+    [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|queues|set|totals$", q[1])],
 )
 def test_the_same_queries_do_find_what_the_tenant_has(
     ledger: Ledger, run_id: RunId, aggregate: str, name: str
@@ -286,6 +295,8 @@ def test_every_service_finds_nothing_of_another_tenant(ledger: Ledger, run_id: R
         api, OTHER, dag_id=None, status=None, from_utc=None, to_utc=None, after=None, limit=5
     )
     assert health.queues(api, OTHER) == [] != health.queues(api, ledger.tenant)
+    measures = metrics.measure(api, OTHER)
+    assert (measures.totals, measures.histograms, measures.queues) == ([], [], [])
     assert dags.get(api, ledger.tenant, dag.dag_id, dag.version).active
     assert runs.get(api, ledger.tenant, run_id).cancel_requested_utc is None
 
