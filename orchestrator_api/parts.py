@@ -27,13 +27,15 @@ class Parts:
     """What handlers work with.
 
     ``db`` is bound to one tenant at a time. ``db_of_all`` sees every tenant, and
-    serves an operator's views of queues and metrics only. ``ping_queue`` raises QueueUnavailable.
+    serves an operator's views of queues and metrics only. ``ping_queue`` raises QueueUnavailable,
+    ``count_workers`` StoreUnavailable, both soon.
     """
 
     db: Database
     db_of_all: Database
     dispatcher: Dispatcher
     ping_queue: Callable[[], None]
+    count_workers: Callable[[], int]
     catalog: Catalog
     artifacts: ArtifactStore
     tokens: TokenVerifier

@@ -11,6 +11,7 @@ from orchestrator_api.app import create_app
 from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
+from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateClass, RateLimits
 from orchestrator_api.web_metrics import FOLDER_VARIABLE, WebMetrics
@@ -43,9 +44,12 @@ def make_application() -> Flask:
     return create_app(
         Parts(
             db=db,
-            db_of_all=Database(settings.database_url, role="orch_service", size=1, application_name=name),
+            db_of_all=Database(settings.database_url, role="orch_service", size=2, application_name=name),
             dispatcher=dispatcher,
             ping_queue=queue_probe(settings.redis_url),
+            count_workers=postgres_probe(
+                Database(settings.database_url, role="orch_api", size=1, application_name=name)
+            ),
             catalog=load_catalog(),
             artifacts=open_store(settings.artifacts_url),
             tokens=TokenVerifier(load_keys(settings.jwks_file), issuer=settings.jwt_issuer),

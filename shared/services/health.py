@@ -7,13 +7,7 @@ from shared.store import health as store
 from shared.store.db import Database
 from shared.store.health import Queue
 
-__all__ = ["Queue", "live_workers", "ping", "queues"]
-
-
-def ping(db: Database) -> None:
-    """Raise :class:`StoreUnavailable` unless PostgreSQL answers."""
-    with db.statement(None) as cur:
-        store.ping(cur)
+__all__ = ["Queue", "live_workers", "queues"]
 
 
 def live_workers(db: Database) -> int:

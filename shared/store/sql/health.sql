@@ -1,9 +1,5 @@
 -- What operators look at.
 
--- name: ping
--- Prove that the server answers.
-SELECT 1;
-
 -- name: live_workers
 -- How many workers were heard of lately.
 SELECT count(*) FROM orch.workers AS w WHERE w.seen_utc > clock_timestamp() - INTERVAL '30 seconds';

@@ -78,6 +78,7 @@ TABLE: dict[str, Reach | Lists] = {
     "artifacts.get": Reach(path="/artifacts/{sha256}", status=404, code="ARTIFACT_NOT_FOUND"),
     "audit.list_audit": Lists(path="/admin/audit"),
     "health.health": Lists(path="/admin/health"),
+    "metrics.metrics": Lists(path="/admin/metrics"),
 }
 
 

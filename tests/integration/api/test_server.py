@@ -67,7 +67,7 @@ def web(tmp_path_factory: pytest.TempPathFactory, signer: Signer, servers: Serve
 
 
 @contextmanager
-def serving(folder: Path, signer: Signer, database_url: str, redis_url: str) -> Iterator[Web]:
+def serving(folder: Path, signer: Signer, database_url: str, redis_url: str, **more: str) -> Iterator[Web]:
     """Start gunicorn on a free port, and end it afterwards, whatever happened."""
     (folder / "jwks.json").write_text(jwks(signer))
     secret = folder / "secret"
@@ -83,6 +83,7 @@ def serving(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         "ORCH_ARTIFACTS_URL": f"file://{folder}/artifacts",
         "ORCH_PORT": str(port),
         "ORCH_WEB_THREADS": "2",
+        **more,
     }
     log = folder / "web.log"
     with log.open("wb") as output:

@@ -1,17 +1,17 @@
-"""Totals count each ending once, whatever commits late and whoever counts; the fixture holds them to a recount."""
+"""Totals count each ending once, whatever commits late and whoever counts. The fixture counts again."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from shared.domain.models import Released, Run, Stopped, TenantId
+from shared.domain.models import Outcome, Released, Run, Stopped, TenantId
 from shared.domain.states import RunStatus
 from shared.services import metrics, runs
 from shared.services.metrics import Measures
@@ -77,7 +77,11 @@ def test_an_attempt_that_ends_in_a_run_being_cancelled_is_counted(ledger: Ledger
     if ends_as == "lost":
         ledger.rescue()
     else:
-        outcomes = {"cancelled": Stopped(), "released": Released(), "failed": failed(retry_delay_ms=0)}
+        outcomes: dict[str, Outcome] = {
+            "cancelled": Stopped(),
+            "released": Released(),
+            "failed": failed(retry_delay_ms=0),
+        }
         ledger.complete(claim, outcomes[ends_as])
     assert ledger.run(run.run_id).status is RunStatus.CANCELLED
     assert counted(ledger) == {("attempt", ends_as): 1, ("run", "cancelled"): 1}
@@ -161,7 +165,7 @@ def test_bounds_of_buckets_are_inclusive(owner: Connection) -> None:
 
 
 def test_a_clock_that_went_back_gives_no_negative_duration(owner: Connection) -> None:
-    later, earlier = datetime(2026, 11, 21, 1), datetime(2026, 11, 21)
+    later, earlier = datetime(2026, 11, 21, 1, tzinfo=UTC), datetime(2026, 11, 21, tzinfo=UTC)
     with owner.cursor() as cur:
         cur.execute("SELECT orch.elapsed_ms(%s::timestamptz, %s::timestamptz)", (later, earlier))
         assert cur.fetchone() == (0,)
