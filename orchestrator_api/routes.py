@@ -12,7 +12,7 @@ from orchestrator_api.auth import Access, Scope
 from orchestrator_api.context import PREFIX
 from orchestrator_api.idempotency import changing
 from orchestrator_api.rate_limit import RateClass
-from orchestrator_api.resources import artifacts, audit, dags, health, metrics, plugins, runs, steps
+from orchestrator_api.resources import artifacts, audit, dags, health, metrics, plugins, runs, steps, warm
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
@@ -105,6 +105,7 @@ ROUTES: tuple[Route, ...] = (
         query=_PAGE | {"action", "from", "to"},
     ),
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
+    Route(method="POST", path="/admin/warm", view=warm.warm, access=ADMIN),
     Route(method="GET", path="/admin/metrics", view=metrics.metrics, access=METRICS, any_type=True),
 )
 

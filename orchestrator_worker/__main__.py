@@ -16,6 +16,7 @@ from orchestrator_worker.celery_app import StepPool, make_controller, make_worke
 from orchestrator_worker.lease import LeaseKeeper
 from orchestrator_worker.shutdown import Shutdown
 from orchestrator_worker.tasks import StepRunner, register
+from orchestrator_worker.warm_listener import WarmListener
 from shared.artifacts import open_store
 from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import WorkerId
@@ -29,8 +30,8 @@ from shared.store.db import Database
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 EX_CONFIG = 78
-SERVICE_CONNECTIONS = 3
-"""Beside one a slot: for the renewal of leases, for the dispatcher, and one to spare."""
+SERVICE_CONNECTIONS = 4
+"""Beside one a slot: for the renewal of leases, the dispatcher, requests to warm up, and one to spare."""
 
 
 def main() -> int:
@@ -65,10 +66,11 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         kill_grace_ms=settings.kill_grace_ms,
         release=partial(keeper.stop_all, StopReason.RELEASED),
     )
+    catalog = load_catalog()
     runner = StepRunner(
         db=db,
         settings=settings,
-        catalog=load_catalog(),
+        catalog=catalog,
         store=open_store(settings.artifacts_url),
         dispatcher=dispatcher,
         keeper=keeper,
@@ -76,11 +78,13 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         worker_id=worker_id,
     )
     register(app, runner)
+    listener = WarmListener(db, catalog, worker_id)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
     shutdown.install(pool.wake)
     work_folders.sweep(settings.work_dir)
     keeper.start()
+    listener.start()
     LOGGER.info(
         "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
     )
@@ -92,6 +96,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         workers.deregister(db, worker_id)
     except Unavailable:
         LOGGER.info("worker_not_deregistered")
+    listener.close()
     keeper.close()
     db.close()
     shutdown.finished()

@@ -12,11 +12,13 @@ import psycopg2.errors
 import pytest
 
 from shared.domain.models import ArtifactRef, AuditEntry, AuditOutcome, RunId, Sha256, StepId, TenantId
+from shared.domain.warm import Loaded
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, health, metrics, runs, steps
+from shared.services import artifacts, calls, dags, events, health, metrics, runs, steps, warm
 from shared.services.calls import CallKey, Kept
 from shared.services.metrics import Total
+from shared.services.warm import WarmRequest
 from shared.store import queries
 from shared.store.db import Database
 from tests.support.eventually import eventually
@@ -24,6 +26,7 @@ from tests.support.graphs import graph
 from tests.support.ledger import TRACE, Ledger, succeeded
 
 OTHER = TenantId("other")
+WARM_ID = uuid7()
 CALL = CallKey(key="once", method="POST", path="/runs")
 ENTRY = AuditEntry(
     audit_id=uuid7(),
@@ -49,6 +52,9 @@ def run_id(ledger: Ledger) -> RunId:
     with calls.once(ledger.api, ledger.tenant, CALL, BYTES.sha256) as once:
         once.keep(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"))
         once.note(ENTRY)
+    asked = WarmRequest(tenant=ledger.tenant, warm_id=WARM_ID, dags=(), plugins=("noop",))
+    warm.ask(ledger.api, asked, replace(ENTRY, audit_id=uuid7()))
+    warm.answer(ledger.service, asked, ledger.worker, Loaded(dags=(), plugins=()))
     eventually(lambda: metrics.catch_up(ledger.api, ledger.tenant, within_seconds=1) and totals_of(ledger))
     return run.run_id
 
@@ -149,6 +155,10 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "object": "/runs",
         "outcome": "accepted",
         "code": None,
+        "warm_id": str(WARM_ID),
+        "dags": "[]",
+        "plugins": [],
+        "loaded": "[]",
     }
 
 
@@ -243,7 +253,7 @@ def test_nobody_deletes_from_the_ledger(
 ) -> None:
     for db in (ledger.api, ledger.service):
         # What expires is no history.
-        for table in set(_tables_of_tenants(owner_url)) - {"idempotency_keys"}:
+        for table in set(_tables_of_tenants(owner_url)) - {"idempotency_keys", "warm_requests"}:
             with pytest.raises(psycopg2.errors.InsufficientPrivilege), db.statement(ledger.tenant) as cur:
                 cur.execute(statement.format(f"orch.{table}"))
 
