@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shared.domain.models import TenantId
 from shared.domain.states import RunStatus
+from shared.services.health import Queue
 from shared.services.metrics import Measures, Total
 
 ALL_TOGETHER = "*"
@@ -22,8 +23,11 @@ class LedgerMetrics(Collector):
     A tenant that is asked for by name has all its counters and queues from the start, at zero.
     """
 
-    def __init__(self, measures: Measures, tenant: TenantId | None, pools: Collection[str]) -> None:
+    def __init__(
+        self, measures: Measures, queues: Sequence[Queue], tenant: TenantId | None, pools: Collection[str]
+    ) -> None:
         self._measures = measures
+        self._of_queues = queues
         self._tenant = tenant
         self._pools = sorted(pools)
 
@@ -99,7 +103,7 @@ class LedgerMetrics(Collector):
             labels=labels,
             unit="seconds",
         )
-        found = {(queue.tenant, queue.pool): queue for queue in self._measures.queues}
+        found = {(queue.tenant, queue.pool): queue for queue in self._of_queues}
         named = [] if self._tenant is None else [(self._tenant, pool) for pool in self._pools]
         for key in sorted({*found, *named}):
             queue = found.get(key)

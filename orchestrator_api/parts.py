@@ -17,6 +17,7 @@ from shared.domain.models import Change, JsonObject, RunId, TenantId
 from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
 from shared.plugins import Catalog
+from shared.services.health import QueueCounts
 from shared.store.db import Database
 
 _EXTENSION = "orchestrator"
@@ -42,6 +43,7 @@ class Parts:
     page_tokens: PageTokens
     pools: frozenset[str]
     rate_limits: RateLimits
+    queue_counts: QueueCounts = field(default_factory=QueueCounts)
     metrics: WebMetrics = field(default_factory=WebMetrics)
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:

@@ -31,7 +31,7 @@ LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 BATCH = 500
 LONGEST_BACKOFF_SECONDS = 5.0
 HOUSEKEEPING_EVERY_ROUNDS = 600
-COUNT_EVERY_ROUNDS = 10
+COUNT_EVERY_ROUNDS = 20
 COUNT_SECONDS = 1.0
 """An old ledger is counted in pieces of this length: retries and rescues must not wait for it."""
 EX_CONFIG = 78

@@ -9,7 +9,6 @@ from orchestrator_api.context import caller
 from orchestrator_api.parts import Parts, parts
 from orchestrator_api.responses import answer
 from shared.errors import QueueUnavailable, StoreUnavailable
-from shared.services import health as ledger
 
 
 def health() -> Response:
@@ -23,7 +22,7 @@ def health() -> Response:
     known = caller()
     if known is not None and postgres:
         db = parts().db_of_all if known.tenant is None else parts().db
-        body["queues"] = [render.queue(queue) for queue in ledger.queues(db, known.tenant)]
+        body["queues"] = [render.queue(queue) for queue in parts().queue_counts.of(db, known.tenant)]
     down = [name for name, is_up in up.items() if not is_up]
     if down:
         return errors.unavailable(f"down: {', '.join(down)}", {**body, "status": "unavailable"})

@@ -19,5 +19,6 @@ def metrics() -> Response:
     tenant = None if known is None else known.tenant
     db = parts().db_of_all if tenant is None else parts().db
     ledger.catch_up(db, tenant, within_seconds=CATCH_UP_SECONDS)
-    measured = LedgerMetrics(ledger.measure(db, tenant), tenant, parts().pools)
+    queues = parts().queue_counts.of(db, tenant)
+    measured = LedgerMetrics(ledger.measure(db, tenant), queues, tenant, parts().pools)
     return Response(parts().metrics.page([measured]), content_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -1,4 +1,4 @@
-"""What operators count: totals of what has ended, how long it took, what waits, who works."""
+"""What operators count: totals of what has ended, how long it took, who works."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.domain.models import TenantId
-from shared.store import health
 from shared.store import metrics as store
 from shared.store.db import Cursor, Database
-from shared.store.health import Queue
 from shared.store.metrics import Total
 
-__all__ = ["Measures", "Queue", "Total", "catch_up", "measure"]
+__all__ = ["Measures", "Total", "catch_up", "measure"]
 
 BATCH = 5_000
 """Events of one transaction: a fraction of a second, for which another scrape may have to wait."""
 
 MAX_TENANTS_WITH_HISTOGRAMS = 100
-"""A tenant's histograms are up to 10 kB of a page. With more tenants than this, all of them share theirs."""
+"""A tenant's histograms are up to 8 kB of a page. With more tenants than this, all of them share theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,6 @@ class Measures:
     """Upper bounds of the buckets of all histograms, in seconds; one bucket more has no bound."""
     totals: Sequence[Total]
     histograms: Sequence[Total]
-    queues: Sequence[Queue]
     workers: Mapping[str, int]
 
 
@@ -69,7 +66,6 @@ def measure(db: Database, tenant: TenantId | None) -> Measures:
             bounds=bounds,
             totals=totals,
             histograms=histograms,
-            queues=health.queues(cur, tenant),
             workers=store.workers_by_pool(cur),
         )
 

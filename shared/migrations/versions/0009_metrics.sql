@@ -25,7 +25,7 @@ CREATE TABLE orch.metric_marks (
 -- The upper bounds of the buckets of all durations; what takes longer falls into one bucket more.
 CREATE FUNCTION orch.duration_bounds_ms() RETURNS double precision []
 LANGUAGE sql IMMUTABLE
-RETURN ARRAY[10, 50, 100, 500, 1000, 5000, 15000, 60000, 300000, 1800000, 7200000];
+RETURN ARRAY[10, 100, 500, 2000, 10000, 60000, 600000, 3600000];
 
 -- The bucket of a duration. Bounds are inclusive and durations whole, where width_bucket's are exclusive.
 CREATE FUNCTION orch.duration_bucket(p_ms bigint) RETURNS integer
@@ -151,7 +151,8 @@ BEGIN
 END;
 $$;
 
--- The same for all tenants in turn, which is for a role that sees them all. It leaps from tenant to tenant.
+-- The same for all tenants in turn, which is for a role that sees them all. It leaps from tenant to tenant,
+-- and asks of each here whether there is anything to do: that costs half of what a call would.
 CREATE FUNCTION orch.count_events(p_limit integer) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -168,6 +169,13 @@ BEGIN
             ) AS n
         )
         SELECT k.tenant FROM known AS k
+        LEFT JOIN orch.metric_marks AS m ON m.tenant = k.tenant
+        WHERE EXISTS (
+            SELECT 1 FROM orch.events AS e
+            WHERE
+                e.tenant = k.tenant AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+                AND (e.xid, e.event_id) > (coalesce(m.xid, '0'), coalesce(m.event_id, 0))
+        )
     LOOP
         v_read := v_read + orch.count_events_of(v_tenant, p_limit - v_read);
         EXIT WHEN v_read >= p_limit;
@@ -183,36 +191,68 @@ $$;
 CREATE FUNCTION orch.queues(p_tenant text)
 RETURNS TABLE (tenant text, pool text, depth bigint, oldest_utc timestamptz, running bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = orch, pg_temp AS $$
+DECLARE
+    c_few CONSTANT integer := 32;
+    v_first text := coalesce(p_tenant, '');
+    -- No tenant's name comes after a tilde.
+    v_last text := coalesce(p_tenant, '~');
 BEGIN
     IF
         current_setting('role') <> 'orch_service'
-        AND p_tenant IS DISTINCT FROM current_setting('orch.tenant', TRUE)
+        AND (p_tenant = current_setting('orch.tenant', TRUE)) IS NOT TRUE
     THEN
         RAISE insufficient_privilege USING MESSAGE = 'the queues are of another tenant';
     END IF;
     RETURN QUERY
-    SELECT q.tenant::text, q.pool::text, sum(q.depth)::bigint, min(q.oldest_utc), sum(q.running)::bigint
-    FROM (
-        SELECT s.tenant, s.pool, count(*) AS depth, min(s.queued_utc) AS oldest_utc, 0 AS running
-        FROM orch.steps AS s
-        -- No tenant's name begins with a tilde or what comes after it.
+    WITH RECURSIVE found AS (
+        (
+            SELECT s.tenant, s.pool, s.queued_utc FROM orch.steps AS s
+            WHERE s.status = 'queued' AND s.sent_utc IS NULL AND s.tenant BETWEEN v_first AND v_last
+            ORDER BY s.tenant, s.pool, s.queued_utc LIMIT 1
+        )
+        UNION ALL
+        SELECT n.tenant, n.pool, n.queued_utc FROM found AS f
+        CROSS JOIN LATERAL (
+            SELECT s.tenant, s.pool, s.queued_utc FROM orch.steps AS s
+            WHERE
+                s.status = 'queued' AND s.sent_utc IS NULL
+                AND (s.tenant, s.pool) > (f.tenant, f.pool) AND s.tenant <= v_last
+            ORDER BY s.tenant, s.pool, s.queued_utc LIMIT 1
+        ) AS n
+    ),
+    few AS MATERIALIZED (SELECT f.tenant, f.pool, f.queued_utc FROM found AS f LIMIT c_few + 1),
+    parts AS (
+        -- What is ready. To count a queue by itself costs half of what it costs to group by its name.
+        SELECT
+            f.tenant, f.pool, f.queued_utc, 0 AS running,
+            (
+                SELECT count(*) FROM orch.steps AS s
+                WHERE
+                    s.tenant = f.tenant AND s.pool = f.pool AND s.status = 'queued' AND s.sent_utc IS NULL
+            ) AS depth
+        FROM few AS f
+        WHERE (SELECT count(*) FROM few) <= c_few
+        UNION ALL
+        SELECT s.tenant, s.pool, min(s.queued_utc), 0, count(*) FROM orch.steps AS s
         WHERE
-            s.status = 'queued' AND s.sent_utc IS NULL
-            AND s.tenant >= coalesce(p_tenant, '') AND s.tenant <= coalesce(p_tenant, '~')
+            s.status = 'queued' AND s.sent_utc IS NULL AND s.tenant BETWEEN v_first AND v_last
+            AND (SELECT count(*) FROM few) > c_few
         GROUP BY s.tenant, s.pool
         UNION ALL
-        SELECT o.tenant, o.pool, 1, o.queued_utc, 0
+        SELECT o.tenant, o.pool, o.queued_utc, 0, 1
         FROM (
             SELECT s.tenant, s.pool, s.queued_utc FROM orch.steps AS s
             WHERE s.status = 'queued' AND s.sent_utc IS NOT NULL OFFSET 0
         ) AS o
-        WHERE p_tenant IS NULL OR o.tenant = p_tenant
+        WHERE o.tenant BETWEEN v_first AND v_last
         UNION ALL
-        SELECT l.tenant, l.pool, 0, NULL, 1
+        SELECT l.tenant, l.pool, NULL, 1, 0
         FROM (SELECT s.tenant, s.pool FROM orch.steps AS s WHERE s.lease_until IS NOT NULL OFFSET 0) AS l
-        WHERE p_tenant IS NULL OR l.tenant = p_tenant
-    ) AS q
-    GROUP BY q.tenant, q.pool;
+        WHERE l.tenant BETWEEN v_first AND v_last
+    )
+    SELECT p.tenant::text, p.pool::text, sum(p.depth)::bigint, min(p.queued_utc), sum(p.running)::bigint
+    FROM parts AS p
+    GROUP BY p.tenant, p.pool;
 END;
 $$;
 
