@@ -11,6 +11,7 @@ import pytest
 from shared.domain.models import TenantId
 from shared.services import health
 from shared.services.health import Queue, QueueCounts
+from shared.store.db import Database
 from shared.store.health import queues
 from tests.support.graphs import graph
 from tests.support.ledger import Ledger
@@ -59,11 +60,16 @@ def test_many_queues_are_counted_as_few_are(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("asked", [None, TenantId("globex")])
-def test_a_tenant_cannot_ask_for_others(ledger: Ledger, asked: TenantId | None) -> None:
+@pytest.mark.parametrize("bound_to", [None, TenantId("acme")])
+def test_a_tenant_cannot_ask_for_others(
+    ledger: Ledger, database_url: str, bound_to: TenantId | None, asked: TenantId | None
+) -> None:
     replace(ledger, tenant=TenantId("globex")).start(WIDE)
-    for bound_to in (ledger.tenant, None):
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege), ledger.api.statement(bound_to) as cur:
-            queues(cur, asked)
+    # A connection that was never bound to a tenant has no such setting, not even an empty one.
+    fresh = Database(database_url, role="orch_api", size=1, application_name="test")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), fresh.statement(bound_to) as cur:
+        queues(cur, asked)
+    fresh.close()
 
 
 def test_long_queues_are_counted_once_a_second_and_short_ones_always(
