@@ -11,6 +11,7 @@ from shared.errors import Unavailable
 from shared.messaging.complaint import Complaint
 from shared.plugins import Catalog
 from shared.services import warm
+from shared.services.warm import WarmRequest
 from shared.store.db import Database
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -19,7 +20,10 @@ POLL_SECONDS = 1.0
 
 
 class WarmListener:
-    """Looks for requests once a second, in a thread that no lease waits for."""
+    """Looks for requests once a second, in a thread that no lease waits for.
+
+    ``failed`` counts looks that PostgreSQL did not answer, and requests that could not be served.
+    """
 
     def __init__(self, db: Database, catalog: Catalog, worker_id: WorkerId) -> None:
         self._db = db
@@ -41,9 +45,19 @@ class WarmListener:
     def answer_all(self) -> None:
         """Load what is asked for and answer; raises StoreUnavailable."""
         for request in warm.unanswered(self._db, self._worker_id):
-            loaded = warm.load(self._db, request.tenant, self._catalog, request.dags, request.plugins)
-            warm.answer(self._db, request, self._worker_id, loaded)
-            LOGGER.info("warmed", dags=len(loaded.dags), plugins=len(loaded.plugins))
+            try:
+                self._answer(request)
+            except Unavailable:
+                raise
+            except Exception as error:
+                # What cannot be loaded stays unanswered, and keeps no other request from being answered.
+                self.failed.note(error)
+                LOGGER.exception("warming_failed")
+
+    def _answer(self, request: WarmRequest) -> None:
+        loaded = warm.load(self._db, request.tenant, self._catalog, request.dags, request.plugins)
+        warm.answer(self._db, request, self._worker_id, loaded)
+        LOGGER.info("warmed", dags=len(loaded.dags), plugins=len(loaded.plugins))
 
     def _listen(self) -> None:
         while not self._closed.wait(POLL_SECONDS):
@@ -51,7 +65,3 @@ class WarmListener:
                 self.answer_all()
             except Unavailable as error:
                 self.failed.note(error)
-            except Exception as error:
-                # A definition that cannot be loaded must not keep later ones from being.
-                self.failed.note(error)
-                LOGGER.exception("warming_failed")

@@ -175,6 +175,19 @@ def test_requests_are_counted_by_the_template_of_their_route(api: Api) -> None:
     assert value(now, "orchestrator_http_odd_methods_total") == 2
 
 
+def test_the_page_does_not_grow_with_runs(api: Api) -> None:
+    def work_and_look() -> Page:
+        for _ in range(3):
+            completed(api)
+            api.get(f"/runs/{started(api)}")
+        eventually(lambda: value(page(api), "orchestrator_runs_total", tenant="acme", status="completed"))
+        return page(api)
+
+    before, after = work_and_look(), work_and_look()
+    assert set(after) == set(before)
+    assert after != before
+
+
 @pytest.mark.parametrize("failure", ["doorbells_not_sent", "dispatch_hints_dropped", "rate_limit_unchecked"])
 def test_failures_behind_the_requests_are_counted(api: Api, failure: str) -> None:
     noted: dict[str, Callable[[], None]] = {

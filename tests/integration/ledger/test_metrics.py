@@ -15,8 +15,9 @@ from shared.domain.models import Outcome, Released, Run, Stopped, TenantId
 from shared.domain.states import RunStatus
 from shared.services import metrics, runs
 from shared.services.metrics import Measures
+from shared.store import metrics as store
 from shared.store import work
-from shared.store.db import Database
+from shared.store.db import Cursor, Database
 from shared.store.work import Handoff
 from tests.support.eventually import eventually
 from tests.support.graphs import graph
@@ -186,3 +187,23 @@ def test_with_many_tenants_each_keeps_its_counters_and_all_share_histograms(
     assert {total.tenant for total in together.totals} == {"acme", "globex"}
     assert {total.tenant for total in together.histograms} == {None}
     assert sum(total.count for total in together.histograms) == sum(total.count for total in apart.histograms)
+
+
+@pytest.mark.parametrize("role", ["api", "service"])
+def test_what_was_counted_is_not_read_again(ledger: Ledger, role: str) -> None:
+    for _ in range(20):
+        ledger.run_step(ledger.start(graph("", steps="a")), "a")
+    assert counted(ledger)["run", "completed"] == 20
+    ledger.start(graph("", steps="a"))
+    db = ledger.api if role == "api" else ledger.service
+    for expected in (2, 0):
+        with db.transaction(ledger.tenant) as cur:
+            before = events_read(cur)
+            assert store.count_of_tenant(cur, ledger.tenant, limit=100) == expected
+            assert events_read(cur) - before <= 2 * expected
+
+
+def events_read(cur: Cursor) -> int:
+    """Give how many events this connection has looked at so far."""
+    cur.execute("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'events'")
+    return sum(row[0] for row in cur.fetchall())
