@@ -25,6 +25,7 @@ def create_app(parts: Parts) -> Flask:
     app.url_map.merge_slashes = False
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     attach(app, parts)
+    parts.metrics.watch(app)
     by_endpoint = routes.install(app)
     routes.refuse_unlisted(app)
     errors.install(app)

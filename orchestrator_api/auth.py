@@ -59,12 +59,14 @@ class Access:
     ``public``: also without a token, and the handler then tells less.
     ``all_tenants``: an operator may send ``*`` in place of a tenant.
     ``operator``: nobody else may call it, for whichever tenant.
+    ``tenant_optional``: a caller who names no tenant means the one of the token; an operator means all.
     """
 
     scope: Scope
     public: bool = False
     all_tenants: bool = False
     operator: bool = False
+    tenant_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,8 @@ def authorize(principal: Principal, tenant_header: str | None, access: Access) -
 
     Raises TenantRequired, InvalidArgument, TenantForbidden, InsufficientScope or OperatorOnly, in this order.
     """
+    if tenant_header is None and access.tenant_optional:
+        tenant_header = _implied_tenant(principal)
     if tenant_header is None:
         raise TenantRequired(f"name the tenant in the header {TENANT_HEADER}")
     every = tenant_header == ALL_TENANTS and access.all_tenants
@@ -212,6 +216,13 @@ def bucket(principal: Principal, tenant_header: str | None) -> str:
         if principal.operator or tenant in principal.tenants:
             return tenant
     return min(principal.tenants, default=ALL_TENANTS)
+
+
+def _implied_tenant(principal: Principal) -> str | None:
+    """Say what a caller means who names no tenant; ``None`` where that is not clear."""
+    if principal.operator:
+        return ALL_TENANTS
+    return next(iter(principal.tenants)) if len(principal.tenants) == 1 else None
 
 
 def load_keys(path: Path) -> dict[str, jwt.PyJWK]:

@@ -7,7 +7,12 @@ the environment when it is imported.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
+from gunicorn.arbiter import Arbiter
+
+from orchestrator_api.web_metrics import FOLDER_VARIABLE
 from orchestrator_api.wsgi import NEED
 from shared.config import load_settings
 from shared.log import configure_logging
@@ -50,3 +55,13 @@ errorlog = "-"
 
 # gunicorn's own control interface would be a second way in, with no tokens.
 control_socket_disable = True
+
+
+def on_starting(_server: Arbiter) -> None:
+    """Make the folder in which all processes of this server count: a new one, so that they begin at zero."""
+    os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="orch-metrics-")
+
+
+def on_exit(_server: Arbiter) -> None:
+    """Remove that folder."""
+    shutil.rmtree(os.environ[FOLDER_VARIABLE], ignore_errors=True)

@@ -79,6 +79,11 @@ def note_refusal(action: str, response: Response) -> None:
         calls.note(parts().db, tenant, _entry(action, _object(), None, response, AuditOutcome.REFUSED))
 
 
+def accepted(action: str, status: int) -> AuditEntry:
+    """Describe a call for the audit trail that needs no key, and is being served."""
+    return _entry(action, _object(), None, Response(status=status), AuditOutcome.ACCEPTED)
+
+
 def _key() -> str:
     key = request.headers.get(KEY_HEADER)
     if not key:

@@ -12,12 +12,14 @@ from orchestrator_api.auth import TokenVerifier
 from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.rate_limit import RateLimits
+from orchestrator_api.web_metrics import WebMetrics
 from shared.artifacts import ArtifactStore
 from shared.domain.models import Change, JsonObject, RunId, TenantId
 from shared.errors import Problem
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
+from shared.services.health import QueueCounts
 from shared.signing import Signatures
 from shared.store.db import Database
 from shared.tracing import Tracer
@@ -30,9 +32,9 @@ class Parts:
     """What handlers work with.
 
     ``db`` is bound to one tenant at a time. ``db_of_all`` sees every tenant, and
-    serves an operator's view of the queues only. ``db_of_streams`` is for answers that last as
-    long as their readers are slow: fewer than the threads, so that they cannot take all of them.
-    ``ping_queue`` raises QueueUnavailable.
+    serves an operator's views of queues and metrics only. ``db_of_streams`` is for answers that
+    last as long as their readers are slow: fewer than the threads, so that they cannot take all
+    of them. ``ping_queue`` raises QueueUnavailable, ``count_workers`` StoreUnavailable, both soon.
     """
 
     db: Database
@@ -40,6 +42,7 @@ class Parts:
     db_of_all: Database
     dispatcher: Dispatcher
     ping_queue: Callable[[], None]
+    count_workers: Callable[[], int]
     catalog: Catalog
     artifacts: ArtifactStore
     tokens: TokenVerifier
@@ -50,6 +53,8 @@ class Parts:
     rate_limits: RateLimits
     signatures: Signatures = field(default_factory=Signatures)
     tracer: Tracer | None = None
+    queue_counts: QueueCounts = field(default_factory=QueueCounts)
+    metrics: WebMetrics = field(default_factory=WebMetrics)
 
     def check_uses(self, uses: str, params: JsonObject) -> list[Problem] | None:
         """Check a step's ``with`` against the plugin that ``uses`` names; ``None`` if there is none."""

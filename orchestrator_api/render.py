@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step, TenantLimits
+from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step, TenantLimits, WorkerId
+from shared.domain.warm import Loaded
 from shared.plugins import PluginInfo
 from shared.services.explain import Reason
 from shared.services.health import Queue
@@ -177,3 +179,33 @@ def reason(reason: Reason) -> Shape:
     """Write one thing that keeps a step where it is."""
     facts = {name: time(fact) if isinstance(fact, datetime) else fact for name, fact in reason.facts.items()}
     return {"code": reason.code, "message": reason.message, **facts}
+
+
+def warmth(here: Loaded, process: str, fleet: Mapping[WorkerId, Loaded | None]) -> Shape:
+    """Write what this process has loaded, and what each worker has."""
+    return {
+        **_loaded(here),
+        "api": {"process": process, "status": "confirmed"},
+        "workers": [_worker_warmth(worker_id, loaded, here) for worker_id, loaded in fleet.items()],
+    }
+
+
+def _worker_warmth(worker_id: WorkerId, loaded: Loaded | None, here: Loaded) -> Shape:
+    """Write what a worker has loaded, and name the plugins that it lacks or has otherwise than we do."""
+    there = Loaded(dags=(), plugins=()) if loaded is None else loaded
+    differing = [] if loaded is None else [p.name for p in here.plugins if p not in there.plugins]
+    return {
+        "workerId": worker_id,
+        "status": "pending" if loaded is None else "confirmed",
+        **_loaded(there),
+        "differingPlugins": differing,
+    }
+
+
+def _loaded(loaded: Loaded) -> Shape:
+    return {
+        "dags": [
+            {"dagId": dag.dag_id, "version": dag.version, "specHash": dag.spec_hash} for dag in loaded.dags
+        ],
+        "plugins": [{"name": p.name, "version": p.version, "digest": p.digest} for p in loaded.plugins],
+    }

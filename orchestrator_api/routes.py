@@ -23,15 +23,18 @@ from orchestrator_api.resources import (
     health,
     limits,
     logs,
+    metrics,
     plugins,
     runs,
     steps,
+    warm,
 )
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
 ADMIN = Access(scope=Scope.ADMIN)
 OPERATOR = Access(scope=Scope.ADMIN, operator=True)
+METRICS = Access(scope=Scope.ADMIN, all_tenants=True, tenant_optional=True)
 LIVENESS = Access(scope=Scope.READ, public=True, all_tenants=True)
 
 _PAGE = frozenset({"page_size", "page_token"})
@@ -155,6 +158,8 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/admin/health", view=health.health, access=LIVENESS),
     Route(method="GET", path="/admin/limits", view=limits.get, access=READ),
     Route(method="PUT", path="/admin/limits", view=limits.put, access=OPERATOR, action="limits.set"),
+    Route(method="POST", path="/admin/warm", view=warm.warm, access=ADMIN),
+    Route(method="GET", path="/admin/metrics", view=metrics.metrics, access=METRICS, any_type=True),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from flask import Flask
 
@@ -11,8 +12,10 @@ from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
+from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateClass, RateLimits
+from orchestrator_api.web_metrics import FOLDER_VARIABLE, WebMetrics
 from shared.artifacts import open_store
 from shared.config import Need, Settings, load_settings
 from shared.log import configure_logging
@@ -37,6 +40,12 @@ def make_application() -> Flask:
     db = Database(
         settings.database_url, role="orch_api", size=settings.web_threads + 1, application_name=name
     )
+    folder = os.environ.get(FOLDER_VARIABLE)
+    metrics = WebMetrics(None if folder is None else Path(folder))
+    dispatcher, limits = Dispatcher(db, make_celery(settings)), rate_limits(settings)
+    metrics.count(
+        not_sent=dispatcher.failed, hints_dropped=dispatcher.dropped, rate_limit_unchecked=limits.unchecked
+    )
     return create_app(
         Parts(
             db=db,
@@ -47,9 +56,12 @@ def make_application() -> Flask:
                 application_name=name,
                 wait_seconds=0.5,
             ),
-            db_of_all=Database(settings.database_url, role="orch_service", size=1, application_name=name),
-            dispatcher=Dispatcher(db, make_celery(settings)),
+            db_of_all=Database(settings.database_url, role="orch_service", size=2, application_name=name),
+            dispatcher=dispatcher,
             ping_queue=queue_probe(settings.redis_url),
+            count_workers=postgres_probe(
+                Database(settings.database_url, role="orch_api", size=1, application_name=name)
+            ),
             catalog=load_catalog(),
             artifacts=open_store(settings.artifacts_url),
             tokens=TokenVerifier(load_keys(settings.jwks_file), issuer=settings.jwt_issuer),
@@ -58,7 +70,8 @@ def make_application() -> Flask:
             # A follower holds a thread: the others are for who wants an answer.
             followers=Followers(settings.web_threads // 2),
             pools=frozenset(settings.pools),
-            rate_limits=rate_limits(settings),
+            rate_limits=limits,
+            metrics=metrics,
             signatures=_signatures(settings),
             tracer=open_tracer(settings.otlp_endpoint, service=name),
         )

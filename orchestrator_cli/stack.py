@@ -84,7 +84,7 @@ class Stack:
         self._supervisor.keep(redis.redis_program(folder.redis, sockets))
         postgres.create_cluster(folder.cluster, account)
         slots = self._options.workers * (self._settings.worker_concurrency + _CONNECTIONS_BESIDE_SLOTS)
-        web = self._settings.web_processes * (self._settings.web_threads + _CONNECTIONS_BESIDE_SLOTS)
+        web = self._settings.web_processes * (self._settings.web_threads * 3 // 2 + _CONNECTIONS_BESIDE_SLOTS)
         connections = max(100, slots + web + _SPARE_CONNECTIONS)
         tuned = {**postgres.SETTINGS, "max_connections": str(connections)}
         self._supervisor.keep(

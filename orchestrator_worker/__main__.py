@@ -17,6 +17,7 @@ from orchestrator_worker.lease import LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
 from orchestrator_worker.shutdown import Shutdown
 from orchestrator_worker.tasks import StepRunner, register
+from orchestrator_worker.warm_listener import WarmListener
 from shared.artifacts import open_store
 from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import WorkerId
@@ -32,8 +33,8 @@ from shared.tracing import open_tracer
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 EX_CONFIG = 78
-SERVICE_CONNECTIONS = 3
-"""Beside one a slot: for the renewal of leases, for the dispatcher, and one to spare."""
+SERVICE_CONNECTIONS = 4
+"""Beside one a slot: for the renewal of leases, the dispatcher, requests to warm up, and one to spare."""
 
 
 def main() -> int:
@@ -69,10 +70,11 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         release=partial(keeper.stop_all, StopReason.RELEASED),
     )
     feed = LogFeed(LiveLogs(settings.redis_url), max_bytes=settings.live_log_bytes)
+    catalog = load_catalog()
     runner = StepRunner(
         db=db,
         settings=settings,
-        catalog=load_catalog(),
+        catalog=catalog,
         store=open_store(settings.artifacts_url),
         dispatcher=dispatcher,
         keeper=keeper,
@@ -82,11 +84,13 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         tracer=open_tracer(settings.otlp_endpoint, service="orchestrator-worker"),
     )
     register(app, runner)
+    listener = WarmListener(db, catalog, worker_id)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
     shutdown.install(pool.wake)
     work_folders.sweep(settings.work_dir)
     keeper.start()
+    listener.start()
     LOGGER.info(
         "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
     )
@@ -99,6 +103,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         workers.deregister(db, worker_id)
     except Unavailable:
         LOGGER.info("worker_not_deregistered")
+    listener.close()
     keeper.close()
     db.close()
     shutdown.finished()

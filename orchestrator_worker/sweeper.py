@@ -22,7 +22,7 @@ from shared.log import configure_logging
 from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
 from shared.messaging.complaint import Complaint
-from shared.services import calls, dispatch, recovery, workers
+from shared.services import calls, dispatch, metrics, recovery, warm, workers
 from shared.services.recovery import Backlog, Doorbell
 from shared.store.db import Database
 
@@ -31,6 +31,9 @@ LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 BATCH = 500
 LONGEST_BACKOFF_SECONDS = 5.0
 HOUSEKEEPING_EVERY_ROUNDS = 600
+COUNT_EVERY_ROUNDS = 20
+COUNT_SECONDS = 1.0
+"""An old ledger is counted in pieces of this length: retries and rescues must not wait for it."""
 EX_CONFIG = 78
 
 
@@ -52,6 +55,7 @@ class Sweeper:
                 self._dispatch,
                 self._resend,
                 self._decide,
+                self._count,
                 self._keep_house,
             )
         )
@@ -136,10 +140,16 @@ class Sweeper:
             recovery.undecided_runs(self._db, older_than_ms=self._settings.resend_after_ms, limit=BATCH)
         )
 
+    def _count(self) -> None:
+        """Count what has ended, so that no scrape finds much that is not counted."""
+        if self._rounds % COUNT_EVERY_ROUNDS == 0:
+            metrics.catch_up(self._db, None, within_seconds=COUNT_SECONDS, stopped=self._stop.is_set)
+
     def _keep_house(self) -> None:
-        """Forget workers that are long gone, and idempotency keys that have expired."""
+        """Forget workers that are long gone, and requests to warm up and keys that have expired."""
         if self._rounds % HOUSEKEEPING_EVERY_ROUNDS == 0:
             workers.forget_dead(self._db)
+            warm.forget_old(self._db)
             while calls.forget_expired(self._db, limit=BATCH) == BATCH and not self._stop.is_set():
                 pass
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from flask import Response
 
 from orchestrator_api import errors, render
@@ -11,29 +9,32 @@ from orchestrator_api.context import caller
 from orchestrator_api.parts import Parts, parts
 from orchestrator_api.responses import answer
 from shared.errors import QueueUnavailable, StoreUnavailable
-from shared.services import health as ledger
 
 
 def health() -> Response:
     """Tell what is up; 503 if anything is down. With a token, also the queues of the caller's tenant."""
-    checks = {name: "ok" if is_up(parts()) else "down" for name, is_up in _CHECKS.items()}
-    body: dict[str, object] = {"status": "ok", "checks": checks}
+    postgres, workers = _postgres_and_workers(parts())
+    up = {"postgres": postgres, "redis": _redis_is_up(parts()), "workers": workers}
+    body: dict[str, object] = {
+        "status": "ok",
+        "checks": {name: "ok" if is_up else "down" for name, is_up in up.items()},
+    }
     known = caller()
-    if known is not None and checks["postgres"] == "ok":
+    if known is not None and postgres:
         db = parts().db_of_all if known.tenant is None else parts().db
-        body["queues"] = [render.queue(queue) for queue in ledger.queues(db, known.tenant)]
-    down = [name for name, state in checks.items() if state != "ok"]
+        body["queues"] = [render.queue(queue) for queue in parts().queue_counts.of(db, known.tenant)]
+    down = [name for name, is_up in up.items() if not is_up]
     if down:
         return errors.unavailable(f"down: {', '.join(down)}", {**body, "status": "unavailable"})
     return answer(body)
 
 
-def _postgres_is_up(of: Parts) -> bool:
+def _postgres_and_workers(of: Parts) -> tuple[bool, bool]:
+    """Tell whether PostgreSQL answers, and whether any worker was heard of lately; unknown without it."""
     try:
-        ledger.ping(of.db)
+        return True, of.count_workers() > 0
     except StoreUnavailable:
-        return False
-    return True
+        return False, False
 
 
 def _redis_is_up(of: Parts) -> bool:
@@ -42,18 +43,3 @@ def _redis_is_up(of: Parts) -> bool:
     except QueueUnavailable:
         return False
     return True
-
-
-def _workers_are_up(of: Parts) -> bool:
-    """Tell whether any worker has been heard of lately. Unknown, and so not up, while PostgreSQL is away."""
-    try:
-        return ledger.live_workers(of.db) > 0
-    except StoreUnavailable:
-        return False
-
-
-_CHECKS: dict[str, Callable[[Parts], bool]] = {
-    "postgres": _postgres_is_up,
-    "redis": _redis_is_up,
-    "workers": _workers_are_up,
-}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -20,17 +21,23 @@ class Complaint:
         self._count = 0
         self._told_count = 0
         self._told_at = float("-inf")
+        self._also: Callable[[], None] = lambda: None
 
     @property
     def count(self) -> int:
         """How often it has happened since the process began."""
         return self._count
 
+    def call_on_note(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` run for every failure, told or not: it counts them where others look."""
+        self._also = callback
+
     def note(self, error: BaseException | None = None, **facts: object) -> None:
         """Count it, and log it unless that was done a moment ago.
 
         ``times`` in the log line is how often it happened since the line before.
         """
+        self._also()
         with self._lock:
             self._count += 1
             now = time.monotonic()

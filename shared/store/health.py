@@ -22,11 +22,6 @@ class Queue:
     running: int
 
 
-def ping(cur: Cursor) -> None:
-    """Prove that the server answers."""
-    cur.execute(_SQL["ping"])
-
-
 def live_workers(cur: Cursor) -> int:
     """Count the workers that were heard of lately."""
     cur.execute(_SQL["live_workers"])

@@ -32,6 +32,20 @@ def check_invariants(cur: Cursor, *, ended: bool = True) -> None:
         assert not found, f"{what}: {found[:5]}"
 
 
+def check_totals(cur: Cursor) -> None:
+    """Raise ``AssertionError`` unless the totals, brought up to date, are what a recount gives."""
+    cur.execute("SELECT orch.count_events(1000000)")
+    for what, recount in _RECOUNTS.items():
+        cur.execute(
+            "SELECT tenant, status, sum(count)::bigint, sum(sum_ms)::bigint FROM orch.metric_totals"
+            " WHERE metric = %s GROUP BY tenant, status ORDER BY tenant, status",
+            (what,),
+        )
+        counted = cur.fetchall()
+        cur.execute(recount)
+        assert counted == cur.fetchall(), f"the totals of {what} are not the recount"
+
+
 def _check_run(cur: Cursor, tenant: str, run_id: str, seq: int, head: str, status: str) -> None:
     cur.execute(
         "SELECT seq, line, encode(hash, 'hex') FROM orch.events"
@@ -119,4 +133,17 @@ _NEVER = {
     "a row of one tenant belongs to a run of another": """
         SELECT s.tenant, s.run_id FROM orch.steps s
         WHERE NOT EXISTS (SELECT 1 FROM orch.runs r WHERE r.tenant = s.tenant AND r.run_id = s.run_id)""",
+}
+
+_RECOUNTS = {
+    "run": """
+        SELECT tenant, status, count(*), sum(orch.elapsed_ms(started_utc, ended_utc))::bigint FROM orch.runs
+        WHERE ended_utc IS NOT NULL GROUP BY tenant, status ORDER BY tenant, status""",
+    "attempt": """
+        SELECT tenant, status, count(*), sum(orch.elapsed_ms(started_utc, ended_utc))::bigint
+        FROM orch.attempts
+        WHERE ended_utc IS NOT NULL GROUP BY tenant, status ORDER BY tenant, status""",
+    "retry": """
+        SELECT tenant, '', count(*), 0::bigint FROM orch.events
+        WHERE line LIKE '%"stepStatus":"retrying"%' GROUP BY tenant ORDER BY tenant""",
 }

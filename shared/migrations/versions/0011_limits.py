@@ -3,7 +3,7 @@
 from shared.migrations.sql import run_sql_beside
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 
 
 def upgrade() -> None:

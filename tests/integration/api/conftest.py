@@ -19,6 +19,7 @@ from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
+from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateLimits
 from shared.artifacts import open_store
@@ -132,6 +133,7 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         db_of_all=db_of_all,
         dispatcher=dispatcher,
         ping_queue=queue_probe(redis_url),
+        count_workers=postgres_probe(db_of_all),
         catalog=Catalog([Noop()]),  # type: ignore[list-item]
         artifacts=open_store(f"file://{folder}/artifacts"),
         tokens=TokenVerifier(load_keys(key_file), issuer="test"),

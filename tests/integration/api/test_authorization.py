@@ -5,6 +5,7 @@ Each route has a row here, or the test of the table fails.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ TABLE: dict[str, Reach | Lists] = {
     "health.health": Lists(path="/admin/health"),
     "limits.get": Lists(path="/admin/limits"),
     "limits.put": Lists(path="/admin/limits", body={"reason": "theirs"}),
+    "metrics.metrics": Lists(path="/admin/metrics"),
+    "warm.warm": Reach(
+        path="/admin/warm", body={"dags": [{"dagId": "{dag_id}"}]}, status=404, code="DAG_NOT_FOUND"
+    ),
 }
 
 
@@ -109,9 +114,7 @@ def called(api: Api, route: Route, own: Own) -> TestResponse:
     names = {"dag_id": own.dag_id, "run_id": own.run_id, "sha256": own.sha256}
     body = row.body
     if isinstance(body, dict):
-        body = {
-            name: value.format(**names) if isinstance(value, str) else value for name, value in body.items()
-        }
+        body = json.loads(re.sub(r"\{(\w+)\}", lambda name: names[name[1]], json.dumps(body)))
     path = row.path.format(**names)
     return (
         api.get(path, buffered=True)

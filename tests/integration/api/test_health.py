@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
 from orchestrator_api.app import create_app
-from shared.domain.models import WorkerId
-from shared.services import workers
+from orchestrator_api.postgres_probe import postgres_probe
+from orchestrator_api.queue_probe import queue_probe
+from orchestrator_api.web_metrics import WebMetrics
+from shared.domain.models import RunId, TenantId, WorkerId
+from shared.services import work, workers
 from shared.store.db import Database
 from tests.integration.api.conftest import Api
 
@@ -70,7 +78,15 @@ class TestWithoutRedis:
 
 def test_without_postgresql_it_is_named_and_every_call_is_a_503(api: Api) -> None:
     nowhere = Database("postgresql:///none?host=/nonexistent", role="orch_api", size=1, application_name="t")
-    app = create_app(replace(api.parts, db=nowhere, db_of_all=nowhere))
+    app = create_app(
+        replace(
+            api.parts,
+            db=nowhere,
+            db_of_all=nowhere,
+            count_workers=postgres_probe(nowhere),
+            metrics=WebMetrics(),
+        )
+    )
     cut_off = Api(app=app, parts=api.parts, signer=api.signer, tenant="acme", token=api.token)
     assert cut_off.get("/admin/health").get_json()["checks"] == {
         "postgres": "down",
@@ -80,3 +96,52 @@ def test_without_postgresql_it_is_named_and_every_call_is_a_503(api: Api) -> Non
     refused = cut_off.get("/runs")
     assert (refused.status_code, refused.get_json()["error"]["code"]) == (503, "UNAVAILABLE")
     assert refused.headers["Retry-After"]
+
+
+@pytest.fixture
+def silent_address() -> Iterator[str]:
+    """A server that takes connections and never says a word, as one does that is frozen."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        yield f"{host}:{port}"
+
+
+def test_servers_that_hang_are_down_within_seconds(api: Api, silent_address: str) -> None:
+    hanging = Database(
+        f"postgresql://{silent_address}/none", role="orch_api", size=1, application_name="test"
+    )
+    app = create_app(
+        replace(
+            api.parts,
+            count_workers=postgres_probe(hanging),
+            ping_queue=queue_probe(f"redis://{silent_address}/0"),
+            metrics=WebMetrics(),
+        )
+    )
+    cut_off = Api(app=app, parts=api.parts, signer=api.signer, tenant=None)
+    threads = threading.active_count()
+    for _ in range(3):
+        begun = time.monotonic()
+        response = cut_off.get("/admin/health")
+        assert time.monotonic() - begun < 4
+        assert response.get_json()["checks"] == {"postgres": "down", "redis": "down", "workers": "down"}
+    assert threading.active_count() <= threads + 1
+
+
+def test_a_token_that_does_not_hold_is_refused_where_none_is_needed(api: Api) -> None:
+    response = api.anonymous().get("/admin/health", headers={"Authorization": "Bearer a.b.c"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (401, "UNAUTHENTICATED")
+
+
+def test_the_queues_tell_what_waits_was_sent_and_runs(api: Api) -> None:
+    steps = [{"id": name, "uses": "noop"} for name in ("a", "b", "c", "d")]
+    assert api.post("/dags", {"dagId": "wide", "version": "1.0.0", "steps": steps}).status_code == 201
+    run_id = api.post("/runs", {"dagId": "wide"}).get_json()["runId"]
+    api.parts.dispatcher.close()
+    claim = work.claim(
+        api.parts.db_of_all, TenantId("acme"), RunId(UUID(run_id)), 0, worker_id=WorkerId("w"), lease_ms=9_000
+    )
+    assert claim is not None
+    (own,) = api.get("/admin/health").get_json()["queues"]
+    assert (own["depth"], own["running"]) == (3, 1)
+    assert 0 < own["oldestAgeSeconds"] < 60

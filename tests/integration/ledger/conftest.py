@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 
 from shared.store.db import Database
-from tests.support.invariants import check_invariants
+from tests.support.invariants import check_invariants, check_totals
 from tests.support.ledger import Ledger
 
 
@@ -19,5 +19,6 @@ def ledger(api_db: Database, service_db: Database, owner_url: str) -> Iterator[L
     try:
         with connection.cursor() as cur:
             check_invariants(cur, ended=False)
+            check_totals(cur)
     finally:
         connection.close()

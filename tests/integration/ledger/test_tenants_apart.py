@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,16 +22,21 @@ from shared.domain.models import (
     TenantId,
     TenantLimits,
 )
+from shared.domain.warm import Loaded
 from shared.errors import ArtifactNotFound, DagNotFound, RunNotFound
 from shared.ids import uuid7
-from shared.services import artifacts, calls, dags, events, export, health, limits, runs, steps
+from shared.services import artifacts, calls, dags, events, export, health, limits, metrics, runs, steps, warm
 from shared.services.calls import CallKey, Kept
+from shared.services.metrics import Total
+from shared.services.warm import WarmRequest
 from shared.store import queries
 from shared.store.db import Database
+from tests.support.eventually import eventually
 from tests.support.graphs import graph
 from tests.support.ledger import TRACE, Ledger, succeeded
 
 OTHER = TenantId("other")
+WARM_ID = uuid7()
 CALL = CallKey(key="once", method="POST", path="/runs")
 ENTRY = AuditEntry(
     audit_id=uuid7(),
@@ -57,7 +63,15 @@ def run_id(ledger: Ledger) -> RunId:
         once.keep(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"))
         once.note(ENTRY)
     limits.put(ledger.api, ledger.tenant, TenantLimits(max_queued_steps=5))
+    asked = WarmRequest(tenant=ledger.tenant, warm_id=WARM_ID, dags=(), plugins=("noop",))
+    warm.ask(ledger.api, asked, replace(ENTRY, audit_id=uuid7()))
+    warm.answer(ledger.service, asked, ledger.worker, Loaded(dags=(), plugins=()))
+    eventually(lambda: metrics.catch_up(ledger.api, ledger.tenant, within_seconds=1) and totals_of(ledger))
     return run.run_id
+
+
+def totals_of(ledger: Ledger) -> Sequence[Total]:
+    return metrics.measure(ledger.api, ledger.tenant).totals
 
 
 def _tables_of_tenants(owner_url: str) -> list[str]:
@@ -158,6 +172,10 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "pool": "default",
         "queued_utc": "2100-01-01T00:00:00Z",
         "sent_utc": None,
+        "warm_id": str(WARM_ID),
+        "dags": "[]",
+        "plugins": [],
+        "loaded": "[]",
     }
 
 
@@ -200,7 +218,8 @@ def test_each_query_finds_nothing_for_another_tenant_even_without_row_level_secu
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "name"), [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|queues|set", q[1])]
+    ("aggregate", "name"),
+    [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|queues|set|totals$", q[1])],
 )
 def test_the_same_queries_do_find_what_the_tenant_has(
     ledger: Ledger, run_id: RunId, aggregate: str, name: str
@@ -251,7 +270,7 @@ def test_nobody_deletes_from_the_ledger(
 ) -> None:
     for db in (ledger.api, ledger.service):
         # What expires is no history.
-        for table in set(_tables_of_tenants(owner_url)) - {"idempotency_keys"}:
+        for table in set(_tables_of_tenants(owner_url)) - {"idempotency_keys", "warm_requests"}:
             with pytest.raises(psycopg2.errors.InsufficientPrivilege), db.statement(ledger.tenant) as cur:
                 cur.execute(statement.format(f"orch.{table}"))
 
@@ -302,7 +321,10 @@ def test_every_service_finds_nothing_of_another_tenant(ledger: Ledger, run_id: R
     assert runs.list_page(api, OTHER, RunFilter(), after=None, limit=5) == []
     with export.open_runs(api, OTHER, RunFilter()) as theirs:
         assert list(theirs) == []
-    assert health.queues(api, OTHER) == [] != health.queues(api, ledger.tenant)
+    counts = health.QueueCounts()
+    assert counts.of(api, OTHER) == [] != counts.of(api, ledger.tenant)
+    measures = metrics.measure(api, OTHER)
+    assert (measures.totals, measures.histograms) == ([], [])
     assert dags.get(api, ledger.tenant, dag.dag_id, dag.version).active
     assert runs.get(api, ledger.tenant, run_id).cancel_requested_utc is None
 

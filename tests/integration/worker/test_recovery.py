@@ -15,7 +15,7 @@ import pytest
 from shared.domain.states import AttemptStatus, ErrorCode, RunStatus, StepStatus
 from shared.embedded import redis as embedded_redis
 from shared.messaging import doorbell
-from shared.services import dispatch
+from shared.services import dispatch, metrics
 from shared.store.db import Database
 from tests.integration.worker.fleet import ACME, Fleet, chain, dag, flaky, new_fleet, sleeper, step, wide
 from tests.support.eventually import eventually
@@ -309,3 +309,15 @@ def test_a_frozen_redis_holds_up_no_running_step(tmp_path: Path, database_url: s
         process.send_signal(signal.SIGCONT)
 
         fleet.completed(second, within=20)
+
+
+def test_the_sweeper_counts_what_has_ended_though_nobody_looks(fleet: Fleet) -> None:
+    fleet.worker()
+    fleet.sweeper()
+    fleet.completed(fleet.start(fleet.publish(chain(2))))
+
+    def counted() -> set[tuple[str, str, int]]:
+        totals = metrics.measure(fleet.db, ACME).totals
+        return {(total.metric, total.status, total.count) for total in totals if total.metric == "run"}
+
+    eventually(lambda: counted() == {("run", "completed", 1)})
