@@ -37,8 +37,8 @@ INSERT INTO orch.audit (
     tenant, audit_id, at_utc, subject, action, object, reason, trace_id, outcome, status, code
 )
 VALUES (
-    %(tenant)s, %(audit_id)s, date_trunc('milliseconds', %(at_utc)s::timestamptz), %(subject)s, %(action)s, %(object)s, %(reason)s,
-    %(trace_id)s, %(outcome)s, %(status)s, %(code)s
+    %(tenant)s, %(audit_id)s, date_trunc('milliseconds', %(at_utc)s::timestamptz), %(subject)s, %(action)s,
+    %(object)s, %(reason)s, %(trace_id)s, %(outcome)s, %(status)s, %(code)s
 );
 
 -- name: list_audit
