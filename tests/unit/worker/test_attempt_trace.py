@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from structlog.contextvars import get_contextvars
+from structlog.contextvars import clear_contextvars, get_contextvars
 
 from orchestrator_worker.attempt_trace import attempt_trace
 from shared.domain.models import RunId
@@ -14,6 +14,7 @@ RUN = TraceContext(trace_id=TRACE_ID, span_id="00f067aa0ba902b7", sampled=False,
 
 
 def test_what_is_logged_during_an_attempt_has_its_ids_and_what_comes_after_has_not() -> None:
+    clear_contextvars()
     with attempt_trace(claim("noop", {}), RUN, None) as trace:
         assert get_contextvars() == {
             "trace_id": TRACE_ID,
