@@ -195,6 +195,9 @@ def _refuse_by_router(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in _KEPT_HEADERS:
             response.headers[name] = value
+    if "Allow" in response.headers:
+        # Werkzeug tells a set, in another order in each process.
+        response.headers["Allow"] = ", ".join(sorted(response.headers["Allow"].split(", ")))
     return response
 
 
