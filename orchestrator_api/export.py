@@ -14,6 +14,8 @@ from shared.services.export import WholeRun
 from shared.store.db import Database
 from shared.store.events import Event
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
 
 @contextmanager
 def open_export(db: Database, tenant: TenantId, wanted: RunFilter) -> Iterator[Iterator[bytes]]:
@@ -56,4 +58,4 @@ def _with_hash(event: Event) -> bytes:
 
 def _json(value: object) -> bytes:
     """Write a value in ASCII: many programs take U+2028 and its kind for the end of a line."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")

@@ -45,7 +45,7 @@ class Route:
     """A method on a path. ``query`` names all its parameters; ``any_type``: the answer may be no JSON.
 
     ``action`` names the change that the call asks for, as the audit trail has it; such a call needs an
-    idempotency key. ``None``: it changes nothing. ``bulk``: the answer may be of any length.
+    idempotency key. ``None``: it changes nothing. ``bulk``: the answer is NDJSON only, of any length.
     """
 
     method: str
@@ -65,6 +65,8 @@ class Route:
     @property
     def types(self) -> tuple[str, ...]:
         """Name what it can answer with, unless it is ``any_type``."""
+        if self.bulk:
+            return (accept.NDJSON,)
         return listing.TYPES if "page_token" in self.query else (accept.JSON,)
 
     @property
@@ -119,7 +121,6 @@ ROUTES: tuple[Route, ...] = (
         view=runs.export,
         access=READ,
         query=frozenset({"dagId", "status", "from", "to"}),
-        any_type=True,
         bulk=True,
     ),
     Route(method="GET", path="/runs/<part:run_id>", view=runs.get, access=READ),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from uuid import UUID
 
 from shared.domain.models import Attempt, JsonObject, Run, RunFilter, RunId, Sha256, Step, TenantId
-from shared.store.db import Row, Snapshot
+from shared.store.db import Snapshot
 from shared.store.events import Event
 from shared.store.queries import load
 from shared.store.runs import as_run
@@ -15,26 +16,23 @@ from shared.store.steps import as_attempt, as_step
 
 _SQL = load("export")
 
-_WITH_DOCUMENT = 8
-"""So many rows are held at a time when each may have a document of a megabyte and more."""
-_PLAIN = 200
+_RUNS, _STEPS, _PLAIN = 8, 32, 200
+"""So many rows are held at a time: inputs may have a megabyte, outputs a quarter of one, others are short."""
 
 
 def list_runs(
     snapshot: Snapshot, tenant: TenantId, wanted: RunFilter
 ) -> Iterator[tuple[Run, Sha256, JsonObject]]:
     """Read runs, each with the hash of its version's definition and its inputs."""
-    rows = snapshot.stream(_SQL["list_runs"], _parameters(tenant, wanted), batch=_WITH_DOCUMENT)
-    for row in rows:
+    for row in snapshot.stream(_SQL["list_runs"], _parameters(tenant, wanted), batch=_RUNS):
         yield as_run(row), row[18], json.loads(row[19])
 
 
 def list_steps(snapshot: Snapshot, tenant: TenantId, wanted: RunFilter) -> Iterator[tuple[RunId, Step]]:
     """Read the steps of those runs, in topological order."""
-    rows = snapshot.stream(_SQL["list_steps"], _parameters(tenant, wanted), batch=_WITH_DOCUMENT)
-    for row in rows:
+    for row in snapshot.stream(_SQL["list_steps"], _parameters(tenant, wanted), batch=_STEPS):
         outputs = None if row[11] is None else json.loads(row[11])
-        yield _run_id(row), as_step((*row[1:11], outputs, *row[12:]))
+        yield _run_id(row[0]), as_step((*row[1:11], outputs, *row[12:]))
 
 
 def list_attempts(
@@ -42,13 +40,13 @@ def list_attempts(
 ) -> Iterator[tuple[tuple[RunId, int], Attempt]]:
     """Read the attempts at those steps, by run and ``step_no``, first to last."""
     for row in snapshot.stream(_SQL["list_attempts"], _parameters(tenant, wanted), batch=_PLAIN):
-        yield (_run_id(row), row[1]), as_attempt(row[2:])
+        yield (_run_id(row[0]), row[1]), as_attempt(row[2:])
 
 
 def list_events(snapshot: Snapshot, tenant: TenantId, wanted: RunFilter) -> Iterator[tuple[RunId, Event]]:
     """Read the events of those runs, in order."""
     for row in snapshot.stream(_SQL["list_events"], _parameters(tenant, wanted), batch=_PLAIN):
-        yield _run_id(row), Event(seq=row[1], line=row[2], hash=row[3])
+        yield _run_id(row[0]), Event(seq=row[1], line=row[2], hash=row[3])
 
 
 def _parameters(tenant: TenantId, wanted: RunFilter) -> dict[str, object]:
@@ -61,5 +59,7 @@ def _parameters(tenant: TenantId, wanted: RunFilter) -> dict[str, object]:
     }
 
 
-def _run_id(row: Row) -> RunId:
-    return RunId(UUID(row[0]))
+@lru_cache(maxsize=16)
+def _run_id(text: str) -> RunId:
+    """Read the id of a run, which all its rows have."""
+    return RunId(UUID(text))

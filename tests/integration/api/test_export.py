@@ -107,6 +107,7 @@ def test_what_is_no_filter_is_refused(api: Api, query: str) -> None:
         ("application/*", 200),
         ("application/x-ndjson", 200),
         ("application/json, application/x-ndjson;q=0.5", 200),
+        ("application/x-ndjson; charset=utf-8", 200),
         ("application/json", 406),
         ("text/html", 406),
         ("application/x-ndjson;q=0", 406),
@@ -119,7 +120,8 @@ def test_it_is_ndjson_or_nothing(api: Api, accept: str, status: int) -> None:
 def test_the_verb_is_no_run_and_no_run_has_the_verb(api: Api) -> None:
     for method in ("POST", "PUT", "DELETE"):
         response = api.call(method, "/runs:export")
-        assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")
+        assert response.status_code == 405
+        assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}
     for path in (
         "/runs/:export",
         "/runs/export",
