@@ -350,7 +350,7 @@ def test_an_odd_query(quiet_api: Api, path: str, query: str) -> None:
         assert refused(response)[0] == 400
 
 
-@pytest.mark.parametrize("route", PRIVATE, ids=name)
+@pytest.mark.parametrize("route", [route for route in PRIVATE if not route.access.operator], ids=name)
 def test_every_parameter_that_is_wrong_is_told_at_once(quiet_api: Api, route: Route) -> None:
     readable = sorted(route.query & {"page_size", "status", "active", "from", "to", "dagId"})
     response = quiet_api.call(
