@@ -122,7 +122,8 @@ class Worker(ThreadWorker):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop: requests under way are served to their end, but nobody waits for that of a step."""
-        app: object = self.wsgi
+        # The signal may come while the application is being put together.
+        app: object = getattr(self, "wsgi", None)
         if isinstance(app, Flask):
             parts_of(app).followers.close()
         super().handle_exit(sig, frame)
