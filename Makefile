@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+CASES ?= 500
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock fmt lint type test bench fuzz up demo ci
+.PHONY: help setup lock fmt lint type test openapi bench fuzz up demo ci
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ type: setup ## Check the types (mypy --strict).
 
 test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themselves.
 	$(BIN)/python -m pytest
+
+openapi: setup ## Try the API by its OpenAPI document, with CASES calls of each operation and more.
+	$(BIN)/python -m pytest tests/acceptance/test_openapi.py --cases $(CASES)
 
 bench: setup ## Measure the shapes against Celery's own canvas, write docs/benchmarks.md (ARGS=--short: only try it).
 	$(BIN)/python -m bench $(ARGS)

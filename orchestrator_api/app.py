@@ -10,6 +10,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from orchestrator_api import accept, access_log, context, errors, idempotency, query, routes
 from orchestrator_api.auth import TENANT_HEADER, Caller, Principal, authorize, bucket
+from orchestrator_api.openapi import document, published
 from orchestrator_api.parts import Parts, attach
 from orchestrator_api.rate_limit import RateClass, RateLimits
 from orchestrator_api.routes import Route
@@ -29,6 +30,7 @@ def create_app(parts: Parts) -> Flask:
     by_endpoint = routes.install(app)
     routes.refuse_unlisted(app)
     errors.install(app)
+    published.attach(app, lambda: document.build(routes.ROUTES))
 
     def check() -> None:
         route = by_endpoint.get(request.endpoint or "")

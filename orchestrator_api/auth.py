@@ -41,7 +41,8 @@ _BEARER = re.compile(r"bearer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)"
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 _LAST_TIME = 253_402_300_799
 """The end of the year 9999: what lies behind is no time."""
-_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+TENANT_PATTERN: Final = "[a-z0-9][a-z0-9-]{0,62}"
+_TENANT = re.compile(TENANT_PATTERN)
 
 
 class Scope(StrEnum):

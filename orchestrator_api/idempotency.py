@@ -23,7 +23,8 @@ from shared.store.db import Transactions
 KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 
-_KEY = re.compile(r"[!-~]{1,255}")
+KEY_PATTERN = "[!-~]{1,255}"
+_KEY = re.compile(KEY_PATTERN)
 _KEPT_HEADERS = ("Content-Type", "ETag", "Location")
 _MAX_OBJECT_CHARS = 512
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")

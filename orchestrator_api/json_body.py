@@ -149,7 +149,9 @@ def _float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
         raise _Unfit(digits, f"the number {digits[:24]}, which is too large for a double,")
-    return number
+    # JSON has one kind of number: 1.0 is 1 to its schemas, and in the canonical form that is hashed. So it is
+    # to expressions, lest equal hashes stand for unequal work.
+    return int(number) if number.is_integer() and abs(number) <= MAX_INTEGER else number
 
 
 def _refuse_unstorable(value: Json) -> None:

@@ -13,7 +13,7 @@ from shared.errors import InvalidPageToken
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
-_MAX_TOKEN_CHARS = 4_096
+MAX_TOKEN_CHARS = 4_096
 
 Key = Sequence[str | int]
 """Where in the order of a list a page ends: strings and integers only."""
@@ -35,7 +35,7 @@ class PageTokens:
 
     def open(self, token: str, *, tenant: TenantId, of: str, filters: Mapping[str, str]) -> Key:
         """Read a token that ``seal`` made for the same query; else raise InvalidPageToken."""
-        if len(token) > _MAX_TOKEN_CHARS:
+        if len(token) > MAX_TOKEN_CHARS:
             raise InvalidPageToken("page_token is not one of ours")
         try:
             key: Key = self._serializer(tenant, of, filters).loads(token)

@@ -20,13 +20,21 @@ from orchestrator_api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from shared.domain import versions
 from shared.domain.models import DagId, RunId, Sha256, StepId
 from shared.domain.states import RunStatus
+from shared.domain.step_rules import ID_PATTERN
 from shared.errors import InvalidArgument, InvalidInput, Problem
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_HASH = re.compile(r"[0-9a-f]{64}")
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
-_ACTION = re.compile(r"[a-z]{1,32}\.[a-z]{1,32}")
+UUID_PATTERN = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+HASH_PATTERN = "[0-9a-f]{64}"
+TIME_PATTERN = (
+    "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
+ACTION_PATTERN = "[a-z]{1,32}[.][a-z]{1,32}"
+
+_NAME = re.compile(ID_PATTERN)
+_UUID = re.compile(UUID_PATTERN)
+_HASH = re.compile(HASH_PATTERN)
+_TIMESTAMP = re.compile(TIME_PATTERN)
+_ACTION = re.compile(ACTION_PATTERN)
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 _PAGE_SIZE = re.compile(r"[0-9]{1,3}")
 
@@ -76,7 +84,7 @@ def _page_size(name: str, text: str) -> int:
 def dag_id(name: str, text: str) -> DagId:
     """Read a DAG's id."""
     if _NAME.fullmatch(text) is None:
-        raise _refusal(name, f"must match ^{_NAME.pattern}$")
+        raise _refusal(name, f"must match {ID_PATTERN}")
     return DagId(text)
 
 
@@ -111,7 +119,7 @@ def sha256(name: str, text: str) -> Sha256:
 def action(name: str, text: str) -> str:
     """Read the name of a change, as the audit trail has it."""
     if _ACTION.fullmatch(text) is None:
-        raise _refusal(name, f"must match ^{_ACTION.pattern}$")
+        raise _refusal(name, f"must match ^{ACTION_PATTERN}$")
     return text
 
 

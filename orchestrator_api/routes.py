@@ -19,6 +19,7 @@ from orchestrator_api.resources import (
     artifacts,
     audit,
     dags,
+    docs,
     explain,
     health,
     limits,
@@ -35,6 +36,7 @@ WRITE = Access(scope=Scope.WRITE)
 ADMIN = Access(scope=Scope.ADMIN)
 OPERATOR = Access(scope=Scope.ADMIN, operator=True)
 METRICS = Access(scope=Scope.ADMIN, all_tenants=True, tenant_optional=True)
+PUBLIC = Access(scope=Scope.READ, public=True)
 LIVENESS = Access(scope=Scope.READ, public=True, all_tenants=True)
 
 _PAGE = frozenset({"page_size", "page_token"})
@@ -161,6 +163,9 @@ ROUTES: tuple[Route, ...] = (
     Route(method="PUT", path="/admin/limits", view=limits.put, access=OPERATOR, action="limits.set"),
     Route(method="POST", path="/admin/warm", view=warm.warm, access=ADMIN),
     Route(method="GET", path="/admin/metrics", view=metrics.metrics, access=METRICS, any_type=True),
+    Route(method="GET", path="/openapi.json", view=docs.openapi, access=READ),
+    Route(method="GET", path="/docs", view=docs.page, access=PUBLIC, any_type=True),
+    Route(method="GET", path="/docs/<part:asset>", view=docs.asset, access=PUBLIC, any_type=True),
 )
 
 

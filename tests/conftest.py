@@ -11,6 +11,10 @@ from shared.store.db import Database
 from tests.support.servers import Servers, private_servers
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, help="calls of each operation (make openapi)")
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """PostgreSQL and Redis, started when the first test asks for them."""

@@ -11,6 +11,7 @@ from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 from orchestrator_api.schemas.check import shape
 from orchestrator_api.schemas.fields import (
+    KEYWORDS,
     MAX_UNKNOWN,
     MAX_WRONG,
     WRONG_TOO,
@@ -22,8 +23,17 @@ from orchestrator_api.schemas.fields import (
     Object,
     Text,
 )
+from shared.domain import versions
 from shared.domain.definition import MAX_EDGES, MAX_STEPS
 from shared.domain.models import Json, JsonObject
+from shared.domain.states import RunOn
+from shared.domain.step_rules import (
+    ID_PATTERN,
+    MAX_ATTEMPTS,
+    MAX_DELAY_MS,
+    MAX_MULTIPLIER,
+    MAX_TIMEOUT_MS,
+)
 from shared.errors import InvalidDag, Problem
 
 
@@ -35,7 +45,14 @@ class Edges(fields.Raw):
     """
 
     def __init__(self) -> None:
-        super().__init__(validate=_be_edges)
+        edge: Json = {
+            "type": "object",
+            "properties": {"from": {"type": "string"}, "to": {"type": "string"}},
+            "required": ["from", "to"],
+            "additionalProperties": False,
+        }
+        keywords = {"type": "array", "items": edge, "maxItems": MAX_EDGES}
+        super().__init__(validate=_be_edges, metadata={KEYWORDS: keywords})
 
 
 def _be_edges(value: object) -> None:
@@ -73,26 +90,39 @@ def _edge_mistakes(edge: object) -> dict[str, list[str]] | list[str]:
 
 # Made from dicts, since ``with`` and ``from`` are keywords and could be no members of a class.
 RETRY = Known.from_dict(
-    {"maxAttempts": Integer(), "initialDelayMs": Integer(), "maxDelayMs": Integer(), "multiplier": Number()},
+    {
+        "maxAttempts": Integer(minimum=1, maximum=MAX_ATTEMPTS),
+        "initialDelayMs": Integer(minimum=0, maximum=MAX_DELAY_MS),
+        "maxDelayMs": Integer(minimum=0, maximum=MAX_DELAY_MS),
+        "multiplier": Number(minimum=1, maximum=MAX_MULTIPLIER),
+    },
     name="Retry",
 )
 
 STEP = Known.from_dict(
     {
-        "id": Text(required=True),
+        "id": Text(required=True, pattern=ID_PATTERN),
         "uses": Text(required=True),
         "with": Object(),
         "when": Text(),
         "retry": fields.Nested(RETRY),
-        "timeoutMs": Integer(),
+        "timeoutMs": Integer(minimum=1, maximum=MAX_TIMEOUT_MS),
         "pool": Text(),
-        "runOn": Text(),
+        "runOn": Text(enum=list(RunOn)),
         "disabled": Boolean(),
     },
     name="Step",
 )
 
-METADATA = Schema.from_dict(
+
+class _Open(Schema):
+    """An object that may have further members."""
+
+    class Meta:
+        unknown = INCLUDE
+
+
+METADATA = _Open.from_dict(
     {
         "owner": Text(least=0, most=1_000),
         "description": Text(least=0, most=10_000),
@@ -119,11 +149,11 @@ SIGNATURE = Known.from_dict(
 
 DAG = Known.from_dict(
     {
-        "dagId": Text(required=True),
-        "version": Text(required=True),
-        "steps": Many(STEP, required=True),
+        "dagId": Text(required=True, pattern=ID_PATTERN),
+        "version": Text(required=True, maxLength=versions.MAX_LENGTH, pattern=versions.PATTERN),
+        "steps": Many(STEP, required=True, minItems=1, maxItems=MAX_STEPS),
         "edges": Edges(),
-        "metadata": fields.Nested(METADATA, unknown=INCLUDE),
+        "metadata": fields.Nested(METADATA),
         "signature": fields.Nested(SIGNATURE),
     },
     name="Dag",

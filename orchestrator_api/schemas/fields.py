@@ -1,5 +1,8 @@
 """Fields that take a JSON value for what it is: no ``"1"`` for 1, no ``"yes"`` for true, no 1.5 for 1.
 
+A field is also given, as JSON Schema ``keywords``, what the domain checks of its
+value later on: the OpenAPI document tells it, and nothing is checked twice.
+
 A body of 8 MiB can be wrong in a million places, and marshmallow takes microseconds to
 tell of each. What comes after the first ``MAX_WRONG`` of a list is told in one word.
 """
@@ -13,6 +16,14 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, pre_load, validate
 
+from shared.domain.models import Json
+
+KEYWORDS = "keywords"
+"""The name among a field's metadata under which the OpenAPI document finds them."""
+NO_NUL = "^[^\\u0000]*$"
+"""What every text of a body matches, since PostgreSQL has no NUL."""
+JSON_OBJECT: Mapping[str, Json] = {"$ref": "#/components/schemas/JsonObject"}
+"""An object of any members, as the OpenAPI document has it."""
 MAX_WRONG = 1_000
 MAX_UNKNOWN = 100
 WRONG_TOO = "Does not have the right shape either."
@@ -32,36 +43,42 @@ class Known(Schema):
 class Text(fields.String):
     """A text, of at least one character, and at most ``most`` if that is given."""
 
-    def __init__(self, *, most: int | None = None, least: int = 1, required: bool = False) -> None:
-        super().__init__(required=required, validate=validate.Length(min=least, max=most))
+    def __init__(
+        self, *, most: int | None = None, least: int = 1, required: bool = False, **keywords: Json
+    ) -> None:
+        super().__init__(
+            required=required,
+            validate=validate.Length(min=least, max=most),
+            metadata={KEYWORDS: {"pattern": NO_NUL, **keywords}},
+        )
 
 
 class Integer(fields.Integer):
     """An integer; neither ``true`` nor ``2.0`` is one."""
 
-    def __init__(self) -> None:
-        super().__init__(strict=True)
+    def __init__(self, **keywords: Json) -> None:
+        super().__init__(strict=True, metadata={KEYWORDS: keywords})
 
 
 class Number(fields.Raw):
     """A number; a text of digits is none."""
 
-    def __init__(self) -> None:
-        super().__init__(validate=_be_number)
+    def __init__(self, **keywords: Json) -> None:
+        super().__init__(validate=_be_number, metadata={KEYWORDS: {"type": "number", **keywords}})
 
 
 class Boolean(fields.Raw):
     """``true`` or ``false``."""
 
     def __init__(self) -> None:
-        super().__init__(validate=_be_boolean)
+        super().__init__(validate=_be_boolean, metadata={KEYWORDS: {"type": "boolean"}})
 
 
 class Object(fields.Raw):
     """An object of any members. What they mean is not a question of shape."""
 
     def __init__(self) -> None:
-        super().__init__(validate=_be_object)
+        super().__init__(validate=_be_object, metadata={KEYWORDS: JSON_OBJECT})
 
 
 class Many(fields.List[Mapping[str, object]]):
@@ -77,9 +94,11 @@ class Many(fields.List[Mapping[str, object]]):
         *,
         required: bool = False,
         length: validate.Length | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        **keywords: Json,
     ) -> None:
-        super().__init__(fields.Nested(schema), required=required, validate=length, metadata=metadata)
+        super().__init__(
+            fields.Nested(schema), required=required, validate=length, metadata={KEYWORDS: keywords}
+        )
         self._schema_class = schema
         self._length = length
 

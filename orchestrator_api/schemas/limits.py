@@ -7,7 +7,7 @@ from typing import Final, cast
 from marshmallow import Schema, ValidationError, fields, validate
 
 from orchestrator_api.schemas.check import shaped
-from orchestrator_api.schemas.fields import Text
+from orchestrator_api.schemas.fields import KEYWORDS, Text
 from shared.domain.models import Json, TenantLimits
 
 MAX_STEPS: Final = 1_000_000_000
@@ -28,7 +28,10 @@ def _steps() -> fields.Integer:
 
 LIMITS = Schema.from_dict(
     {
-        "weight": fields.Raw(validate=_be_weight),
+        "weight": fields.Raw(
+            validate=_be_weight,
+            metadata={KEYWORDS: {"type": "number", "minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT}},
+        ),
         "maxRunningSteps": _steps(),
         "maxQueuedSteps": _steps(),
         "reason": Text(required=True, most=1_000),

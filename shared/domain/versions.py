@@ -7,6 +7,11 @@ from semver import Version
 from shared.errors import InvalidInput, Problem
 
 MAX_LENGTH = 128
+_NUMBER = "(0|[1-9][0-9]*)"
+_IDENTIFIER = f"({_NUMBER}|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)"
+_WORD = "[0-9a-zA-Z-]+"
+PATTERN = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_IDENTIFIER}(\.{_IDENTIFIER})*)?(\+{_WORD}(\.{_WORD})*)?$"
+"""What ``parse`` accepts, up to the length, for those who must say it in one expression."""
 
 
 def parse(text: str) -> Version:

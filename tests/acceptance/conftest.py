@@ -1,8 +1,9 @@
-"""Fixtures: one stack for the tests that harm nothing."""
+"""Fixtures: one stack for the tests that harm nothing, and a way to tell what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,3 +21,14 @@ def site(calm_site: Site) -> Iterator[Site]:
     """A stack that nothing befalls; after the test all is well in its ledger."""
     yield calm_site
     calm_site.check()
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Tell a measurement to whoever watches the tests."""
+
+    def write(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return write

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-
-import pytest
 
 from tests.support.eventually import eventually
 from tests.support.rest import Document
@@ -17,17 +14,6 @@ LARGEST = 10_000
 WIDTH = 2_000
 PUBLISHED_WITHIN_S = 10.0
 """The promise is two seconds; the machine that tests may be busy."""
-
-
-@pytest.fixture
-def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Tell a measurement to whoever watches the tests."""
-
-    def write(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{line}\n")
-
-    return write
 
 
 def noops(*step_ids: str) -> list[Document]:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 
 from tests.support.eventually import eventually
+from tests.support.openapi import check_response
 
 API = "/api/v1/orchestrator"
 Document = dict[str, Any]
@@ -38,11 +39,15 @@ class Rest:
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request; give the answer, whatever it is."""
+        """Send a request; give the answer, whatever it is, if it is as the OpenAPI document has it."""
         key = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
-        return self._http.request(
+        response = self._http.request(
             method, path, json=body, content=content, headers={**key, **(headers or {})}
         )
+        check_response(
+            method, response.request.url.path, response.status_code, response.headers, response.content
+        )
+        return response
 
     def get(self, path: str) -> Document:
         """Read a document that has to be there."""

@@ -32,6 +32,7 @@ from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.services import work
 from shared.store.db import Database
+from tests.support.openapi import CheckedStream, check_response
 from tests.support.rows import rows
 from tests.support.servers import Servers
 from tests.support.tokens import Signer, ec_signer, jwks
@@ -84,7 +85,7 @@ class Api:
     def call(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: object
     ) -> TestResponse:
-        """Call a path below the prefix."""
+        """Call a path below the prefix; fail if the answer is not as the OpenAPI document has it."""
         sent = dict(headers or {})
         if method in ("POST", "PUT"):
             sent.setdefault("Idempotency-Key", str(uuid4()))
@@ -92,7 +93,15 @@ class Api:
             sent.setdefault("Authorization", f"Bearer {self.token}")
         if self.tenant is not None:
             sent.setdefault("X-Stella-Tenant", self.tenant)
-        return self.app.test_client().open(PREFIX + path, method=method, headers=sent, **options)  # type: ignore[arg-type]
+        response = self.app.test_client().open(PREFIX + path, method=method, headers=sent, **options)  # type: ignore[arg-type]
+        called = (method, PREFIX + path, response.status_code)
+        if "Content-Length" in response.headers:
+            check_response(*called, dict(response.headers), response.data)
+        else:
+            # A stream is for the test to read, and perhaps without an end: it is looked at as it passes.
+            check_response(*called, dict(response.headers), None)
+            response.response = CheckedStream(*called, response.response)
+        return response
 
     def get(self, path: str, **options: object) -> TestResponse:
         return self.call("GET", path, **options)  # type: ignore[arg-type]

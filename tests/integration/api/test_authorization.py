@@ -88,6 +88,9 @@ TABLE: dict[str, Reach | Lists] = {
     "warm.warm": Reach(
         path="/admin/warm", body={"dags": [{"dagId": "{dag_id}"}]}, status=404, code="DAG_NOT_FOUND"
     ),
+    "docs.openapi": Lists(path="/openapi.json"),
+    "docs.page": Lists(path="/docs"),
+    "docs.asset": Lists(path="/docs/page.css"),
 }
 
 

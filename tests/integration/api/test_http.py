@@ -14,7 +14,14 @@ from orchestrator_api.routes import ROUTES, Route, UnlistedRoute
 from tests.integration.api.conftest import Api
 
 RUN_ID = "01939b3e-7b1c-7cc0-8a3e-000000000000"
-EXAMPLES = {"dag_id": "a", "version": "1.0.0", "run_id": RUN_ID, "step_id": "a", "sha256": "0" * 64}
+EXAMPLES = {
+    "dag_id": "a",
+    "version": "1.0.0",
+    "run_id": RUN_ID,
+    "step_id": "a",
+    "sha256": "0" * 64,
+    "asset": "page.css",
+}
 
 
 PRIVATE = [route for route in ROUTES if not route.access.public]

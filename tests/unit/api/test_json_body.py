@@ -31,6 +31,22 @@ def test_every_storable_document_is_read_as_it_was_written(document: object, esc
 
 
 @pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1.0", 1),
+        ("-2e3", -2_000),
+        ("-0.0", 0),
+        ("9007199254740991.0", LARGEST_INTEGER),
+        ("1e20", 1e20),
+        ("1.5", 1.5),
+    ],
+)
+def test_a_number_is_read_by_its_value_however_it_is_written(written: str, read: float) -> None:
+    number = json_body.parse(written.encode())
+    assert (number, type(number)) == (read, type(read))
+
+
+@pytest.mark.parametrize(
     ("body", "why"),
     [
         (b"{", "line 1, column 2"),

@@ -117,6 +117,7 @@ def test_a_version_in_the_path_is_refused_under_its_name() -> None:
 
 def test_every_part_of_a_path_is_checked() -> None:
     for route in ROUTES:
-        parts = re.findall(r"<part:(\w+)>", route.path)
+        # The name of an asset has no form: any other is not there.
+        parts = [part for part in re.findall(r"<part:(\w+)>", route.path) if part != "asset"]
         if parts:
             assert len(fields_refused([], set(), **dict.fromkeys(parts, "$"))) == len(parts)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from semver import Version
 
-from shared.domain.versions import MAX_LENGTH, parse, precedence
+from shared.domain.versions import MAX_LENGTH, PATTERN, parse, precedence
 from shared.errors import InvalidInput
 
 NUMBERS = st.integers(0, 12) | st.integers(0, 10**20)
@@ -21,6 +22,19 @@ VERSIONS = st.builds(Version, NUMBERS, NUMBERS, NUMBERS, PRERELEASES, BUILDS)
 def test_precedence_sorts_as_semver_compares(one: Version, other: Version) -> None:
     a, b = precedence(str(one)), precedence(str(other))
     assert (a > b) - (a < b) == one.compare(other)
+
+
+ALMOST = st.text("019.-+aZ ", max_size=12) | st.from_regex(PATTERN) | VERSIONS.map(str)
+
+
+@given(ALMOST)
+def test_the_published_pattern_is_what_is_parsed(text: str) -> None:
+    fits = len(text) <= MAX_LENGTH and re.fullmatch(PATTERN, text) is not None
+    if fits:
+        assert str(parse(text)) == text
+    else:
+        with pytest.raises(InvalidInput):
+            parse(text)
 
 
 @given(VERSIONS)
