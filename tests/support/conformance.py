@@ -35,8 +35,8 @@ REFUSED = ["400", "401", "403", "404", "405", "406", "413", "414", "415", "416",
 """What must be answered to a call that does not."""
 
 NO_RULE_OF_FORM = frozenset({"UNKNOWN_PLUGIN", "INVALID_PAGE_TOKEN", "INPUTS_INVALID", "SIGNATURE_INVALID"})
-"""Refusals that no schema can foresee: of a token or a signature that somebody made up, and of inputs that
-do not fit the schema which the DAG brings along."""
+"""Refusals that no schema can foresee: of a page token or a signature that somebody made up, of a plugin that
+the installation does not have, and of inputs that do not fit the schema which the DAG brings along."""
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ def _make_sense(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     if meta is None:
         return
     if not meta.is_negative_at(ParameterLocation.HEADER):
-        # Whose limits are set, the others must not be held up by.
+        # Limits are set for a tenant of its own, lest they hold up all other calls.
         tenant = OTHER_TENANT if case.operation.label == "PUT /admin/limits" else TENANT
         for name, value in (("X-Stella-Tenant", tenant), ("Idempotency-Key", str(uuid4()))):
             if name in headers:

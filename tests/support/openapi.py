@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import unquote
 
 from jsonschema_rs import Draft202012Validator
 
@@ -131,7 +132,7 @@ def _refusal_content() -> Node:
 
 
 def _operation(method: str, url_path: str) -> Node | None:
-    path = url_path.removeprefix(PREFIX).partition("?")[0]
+    path = unquote(url_path.partition("?")[0]).removeprefix(PREFIX)
     for template, operations in document()["paths"].items():
         pattern = re.sub(r"\\\{\w+\\\}", "[^/:]+", re.escape(template))
         if re.fullmatch(pattern, path) and method.lower() in operations:
