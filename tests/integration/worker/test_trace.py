@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shared.domain.models import JsonObject, RunId
+from shared.domain.models import JsonObject, RunId, StepId
 from shared.domain.trace import run_span_id
 from shared.embedded.process_tree import descendants
-from shared.services import runs
+from shared.services import runs, steps
 from shared.store.events import list_events
 from tests.integration.plugins.server import Server
 from tests.integration.plugins.server import serving as serving_steps
@@ -75,7 +75,7 @@ def start(web: Web, service: Server, **trace: str) -> RunId:
 
 def shown(fleet: Fleet, run_id: RunId) -> dict[str, str]:
     """Give the variables that the second step has found."""
-    outputs = fleet.steps(run_id)[1].outputs
+    outputs = steps.get(fleet.db, ACME, run_id, StepId("show"))[0].outputs
     assert outputs is not None
     found: dict[str, str] = json.loads(str(outputs["stdout"]))
     return found
