@@ -97,6 +97,20 @@ def test_the_next_minute_is_a_new_one(redis_url: str) -> None:
     assert not limits.take("acme", RateClass.READ).exceeded
 
 
+def test_a_large_limit_is_taken_in_blocks_and_given_out_one_by_one(redis_url: str) -> None:
+    one, other = (RateLimits(redis_url, overall=10_005, now=lambda: NOW) for _ in range(2))
+    assert [one.take("acme", RateClass.READ).remaining for _ in range(3)] == [10_004, 10_003, 10_002]
+    # What the first has taken and not given out is not the second's to give.
+    assert other.take("acme", RateClass.READ).remaining == 10_005 - 10 - 1
+    standings = [one.take("acme", RateClass.READ) for _ in range(10_005)]
+    served = [standing for standing in standings if not standing.exceeded]
+    assert len(served) == 10_005 - 3 - 10
+    assert served[-1].remaining == 0
+    assert standings[-1].exceeded
+    assert sum(not other.take("acme", RateClass.READ).exceeded for _ in range(20)) == 9
+    assert one.take("globex", RateClass.READ).remaining == 10_004
+
+
 def test_a_frozen_redis_costs_one_request_in_many_a_moment_and_refuses_none(api: Api, tmp_path: Path) -> None:
     with own_redis(tmp_path) as (url, process):
         few = limited(api, url, 3)
