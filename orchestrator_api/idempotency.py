@@ -53,8 +53,9 @@ def changing(action: str, view: Callable[..., Response]) -> Callable[..., Respon
     def serve(**path: str) -> Response:
         call = CallKey(key=_key(), method=request.method, path=_writable(request.path))
         body, size = json_body.receive(request)
+        fingerprint = _fingerprint(body)
         after_commit: list[Callable[[], None]] = []
-        with calls.once(parts().db, context.tenant(), call, _fingerprint(body)) as once:
+        with calls.once(parts().db, context.tenant(), call, fingerprint) as once:
             if once.kept is not None:
                 response = _again(once.kept)
                 once.note(_entry(action, _object(), None, response, AuditOutcome.REPLAYED))
@@ -63,8 +64,8 @@ def changing(action: str, view: Callable[..., Response]) -> Callable[..., Respon
                     db=once.effect, body=body, body_bytes=size, about=_object(), after_commit=after_commit
                 )
                 response, outcome = _served(lambda: view(now, **path), once.effect.undo)
-                once.keep(_kept(response, _fingerprint(body)))
-                once.note(_entry(action, now.about, now.reason, response, outcome))
+                entry = _entry(action, now.about, now.reason, response, outcome)
+                once.finish(_kept(response, fingerprint), entry)
         context.audited()
         for follow in after_commit:
             follow()

@@ -11,7 +11,7 @@ from shared.domain.models import AuditEntry, AuditFilter, Sha256, TenantId
 from shared.errors import IdempotencyInProgress, IdempotencyKeyReused
 from shared.store import calls as store
 from shared.store.calls import CallKey, Kept
-from shared.store.db import Cursor, Database, Joined
+from shared.store.db import Database, Joined, OwnCursor
 
 __all__ = ["CallKey", "Kept", "Once", "forget_expired", "list_page", "note", "once"]
 
@@ -19,7 +19,7 @@ __all__ = ["CallKey", "Kept", "Once", "forget_expired", "list_page", "note", "on
 class Once:
     """The transaction of one call. ``kept``: the answer to an earlier call with the same key and content."""
 
-    def __init__(self, cur: Cursor, tenant: TenantId, call: CallKey, kept: Kept | None) -> None:
+    def __init__(self, cur: OwnCursor, tenant: TenantId, call: CallKey, kept: Kept | None) -> None:
         self._cur = cur
         self._tenant = tenant
         self._call = call
@@ -27,13 +27,13 @@ class Once:
         self.effect = Joined(cur, tenant)
         """Where the verbs of the call run, to be committed or undone with it."""
 
-    def keep(self, answer: Kept) -> None:
-        """Keep the answer, so that the next call with this key gets it again."""
-        if not store.keep(self._cur, self._tenant, self._call, answer):
+    def finish(self, answer: Kept, entry: AuditEntry) -> None:
+        """Keep the answer, so that the next call with this key gets it again; note the call, and commit."""
+        if not store.finish(self._cur, self._tenant, self._call, answer, entry):
             raise IdempotencyInProgress("another call with this key has just been served")
 
     def note(self, entry: AuditEntry) -> None:
-        """Add a line to the audit trail."""
+        """Add a line to the audit trail, of a call that changed nothing."""
         store.note(self._cur, self._tenant, entry)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import psycopg2.errors
+
 from shared.domain.models import AuditEntry, AuditFilter, AuditOutcome, Sha256, TenantId
-from shared.store.db import Cursor, Row, Snapshot, one
+from shared.store.db import Cursor, OwnCursor, Row, Snapshot, one
 from shared.store.queries import load
 
 _SQL = load("calls")
@@ -46,22 +48,27 @@ def begin(cur: Cursor, tenant: TenantId, call: CallKey) -> tuple[bool, Kept | No
     return True, Kept(fingerprint=row[1], status=row[2], headers=row[3], body=row[4])
 
 
-def keep(cur: Cursor, tenant: TenantId, call: CallKey, kept: Kept) -> bool:
-    """Keep the answer to a call; false when another call has kept one under this key meanwhile."""
-    cur.execute(
-        _SQL["keep"],
-        {
-            "tenant": tenant,
-            "key": call.key,
-            "method": call.method,
-            "path": call.path,
-            "fingerprint": kept.fingerprint,
-            "status": kept.status,
-            "headers": json.dumps(dict(kept.headers)),
-            "body": kept.body,
-        },
-    )
-    return cur.fetchone() is not None
+def finish(cur: OwnCursor, tenant: TenantId, call: CallKey, kept: Kept, entry: AuditEntry) -> bool:
+    """Keep the answer to a call, add its line to the audit trail, and commit, all in one round trip.
+
+    False when another call has been answered under this key meanwhile: then nothing is committed.
+    """
+    try:
+        cur.finish(
+            _SQL["finish"],
+            {
+                **_noted(tenant, entry),
+                "key": call.key,
+                "method": call.method,
+                "path": call.path,
+                "fingerprint": kept.fingerprint,
+                "headers": json.dumps(dict(kept.headers)),
+                "body": kept.body,
+            },
+        )
+    except psycopg2.errors.UniqueViolation:
+        return False
+    return True
 
 
 def forget_expired(cur: Cursor, *, limit: int) -> int:
@@ -72,22 +79,23 @@ def forget_expired(cur: Cursor, *, limit: int) -> int:
 
 def note(cur: Cursor, tenant: TenantId, entry: AuditEntry) -> None:
     """Add a line to the audit trail."""
-    cur.execute(
-        _SQL["note"],
-        {
-            "tenant": tenant,
-            "audit_id": str(entry.audit_id),
-            "at_utc": entry.at_utc,
-            "subject": entry.subject,
-            "action": entry.action,
-            "object": entry.object,
-            "reason": entry.reason,
-            "trace_id": entry.trace_id,
-            "outcome": entry.outcome,
-            "status": entry.status,
-            "code": entry.code,
-        },
-    )
+    cur.execute(_SQL["note"], _noted(tenant, entry))
+
+
+def _noted(tenant: TenantId, entry: AuditEntry) -> dict[str, object]:
+    return {
+        "tenant": tenant,
+        "audit_id": str(entry.audit_id),
+        "at_utc": entry.at_utc,
+        "subject": entry.subject,
+        "action": entry.action,
+        "object": entry.object,
+        "reason": entry.reason,
+        "trace_id": entry.trace_id,
+        "outcome": entry.outcome,
+        "status": entry.status,
+        "code": entry.code,
+    }
 
 
 def list_audit(

@@ -51,6 +51,13 @@ class Cursor(Protocol):
     def fetchall(self) -> list[Row]: ...
 
 
+class OwnCursor(Cursor, Protocol):
+    """A cursor whose holder may end its transaction."""
+
+    def finish(self, query: str, params: Mapping[str, object] | None = None) -> None:
+        """Execute a query whose rows nobody needs, and commit, all in one message. Nothing may follow."""
+
+
 class Transactions(Protocol):
     """Where a service's verb runs: in a transaction of its own, or joined to one that is open."""
 
@@ -70,6 +77,10 @@ class _Scoped:
         self._cursor.execute(self._prefix + query, params or {})
         self._prefix = ""
         self.used = True
+
+    def finish(self, query: str, params: Mapping[str, object] | None = None) -> None:
+        self.execute(query.rstrip().removesuffix(";") + "; COMMIT", params)
+        self.used = False
 
     def fetchone(self) -> Row | None:
         return self._cursor.fetchone()
@@ -167,7 +178,7 @@ class Database:
             yield _Scoped(cursor, self._opening("", cursor, tenant))
 
     @contextmanager
-    def transaction(self, tenant: TenantId | None) -> Iterator[Cursor]:
+    def transaction(self, tenant: TenantId | None) -> Iterator[OwnCursor]:
         """Lend a cursor for several statements that commit together, or not at all."""
         with self._connection() as connection, connection.cursor() as cursor:
             scoped = _Scoped(cursor, self._opening("BEGIN; ", cursor, tenant))

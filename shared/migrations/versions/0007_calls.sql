@@ -68,6 +68,36 @@ BEGIN
 END;
 $$;
 
+-- End a call: keep its answer and add its line to the audit trail. A key that another call has answered
+-- meanwhile is a unique_violation, and with it the whole call is undone.
+CREATE FUNCTION orch.end_call(
+    p_tenant text, p_key text, p_method text, p_path text, p_fingerprint bytea,
+    p_status integer, p_headers json, p_body text,
+    p_audit_id uuid, p_at timestamptz, p_subject text, p_action text, p_object text, p_reason text,
+    p_trace text, p_outcome text, p_code text
+) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO orch.idempotency_keys AS k (tenant, key, method, path, fingerprint, status, headers, body)
+    VALUES (p_tenant, p_key, p_method, p_path, p_fingerprint, p_status, p_headers, p_body)
+    ON CONFLICT ON CONSTRAINT idempotency_keys_pk DO UPDATE
+    SET
+        fingerprint = excluded.fingerprint, status = excluded.status, headers = excluded.headers,
+        body = excluded.body, created_utc = excluded.created_utc
+    WHERE k.created_utc <= clock_timestamp() - orch.idempotency_window();
+    IF NOT FOUND THEN
+        RAISE unique_violation USING MESSAGE = 'the key was answered meanwhile';
+    END IF;
+    INSERT INTO orch.audit (
+        tenant, audit_id, at_utc, subject, action, object, reason, trace_id, outcome, status, code
+    )
+    VALUES (
+        p_tenant, p_audit_id, date_trunc('milliseconds', p_at), p_subject, p_action, p_object, p_reason,
+        p_trace, p_outcome, p_status, p_code
+    );
+END;
+$$;
+
 DO $$
 DECLARE
     table_name text;

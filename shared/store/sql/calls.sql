@@ -5,19 +5,14 @@
 SELECT b.busy, encode(b.fingerprint, 'hex'), b.status, b.headers, b.body
 FROM orch.begin_call(%(tenant)s, %(key)s, %(method)s, %(path)s) AS b;
 
--- name: keep
--- Keep the answer to a call under its key; no row when another call has kept one meanwhile.
-INSERT INTO orch.idempotency_keys AS k (tenant, key, method, path, fingerprint, status, headers, body)
-VALUES (
+-- name: finish
+-- Keep the answer to a call under its key, and add its line to the audit trail.
+SELECT orch.end_call(
     %(tenant)s, %(key)s, %(method)s, %(path)s, decode(%(fingerprint)s, 'hex'),
-    %(status)s, %(headers)s::json, %(body)s
-)
-ON CONFLICT ON CONSTRAINT idempotency_keys_pk DO UPDATE
-SET
-    fingerprint = excluded.fingerprint, status = excluded.status, headers = excluded.headers,
-    body = excluded.body, created_utc = excluded.created_utc
-WHERE k.created_utc <= clock_timestamp() - orch.idempotency_window()
-RETURNING k.status;
+    %(status)s, %(headers)s::json, %(body)s,
+    %(audit_id)s, %(at_utc)s, %(subject)s, %(action)s, %(object)s, %(reason)s,
+    %(trace_id)s, %(outcome)s, %(code)s
+);
 
 -- name: forget_expired
 -- Remove keys that have expired.

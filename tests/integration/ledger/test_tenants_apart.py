@@ -60,8 +60,7 @@ def run_id(ledger: Ledger) -> RunId:
     ledger.pick()
     ledger.run_step(run, "a", replace(succeeded({"secret": 1}), artifacts=(BYTES,)))
     with calls.once(ledger.api, ledger.tenant, CALL, BYTES.sha256) as once:
-        once.keep(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"))
-        once.note(ENTRY)
+        once.finish(Kept(fingerprint=BYTES.sha256, status=201, headers={}, body="{}"), ENTRY)
     limits.put(ledger.api, ledger.tenant, TenantLimits(max_queued_steps=5))
     asked = WarmRequest(tenant=ledger.tenant, warm_id=WARM_ID, dags=(), plugins=("noop",))
     warm.ask(ledger.api, asked, replace(ENTRY, audit_id=uuid7()))
