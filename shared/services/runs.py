@@ -137,9 +137,10 @@ def get(db: Transactions, tenant: TenantId, run_id: RunId) -> Run:
 
 def get_with_steps(db: Transactions, tenant: TenantId, run_id: RunId) -> tuple[Run, list[Step]]:
     """Read a run and all its steps, as of about one moment."""
-    with db.transaction(tenant) as cur:
-        # The run first: its steps are then at least as far as it says.
-        run = _get(cur, tenant, run_id)
+    # The run first: its steps are then at least as far as it says. One transaction would see no more of
+    # one moment than two do, and cost a third round trip.
+    run = get(db, tenant, run_id)
+    with db.statement(tenant) as cur:
         return run, steps.list_steps(cur, tenant, run_id, after_no=-1, limit=_MAX_STEPS)
 
 
