@@ -45,6 +45,17 @@ class LedgerMetrics(Collector):
         for pool in sorted({*self._pools, *self._measures.workers}):
             workers.add_metric([pool], self._measures.workers.get(pool, 0))
         yield workers
+        yield self._incidents()
+
+    def _incidents(self) -> Metric:
+        incidents = CounterMetricFamily(
+            "orchestrator_incidents",
+            "What went wrong in workers and sweepers, as their logs name it.",
+            labels=["component", "kind"],
+        )
+        for (component, kind), count in sorted(self._measures.incidents.items()):
+            incidents.add_metric([component, kind], count)
+        return incidents
 
     def _runs(self) -> Metric:
         runs = CounterMetricFamily(

@@ -9,7 +9,8 @@ from shared.domain.models import Attempt, AuditEntry, DagVersion, Run, Step, Ten
 from shared.domain.warm import Loaded
 from shared.plugins import PluginInfo
 from shared.services.explain import Reason
-from shared.services.health import Queue
+from shared.services.health import Aside, Queue, Sweepers
+from shared.services.incidents import Incident
 
 Shape = dict[str, object]
 
@@ -162,6 +163,40 @@ def queue(queue: Queue) -> Shape:
         "depth": queue.depth,
         "oldestAgeSeconds": queue.oldest_age_seconds,
         "running": queue.running,
+    }
+
+
+def sweeper(sweepers: Sweepers) -> Shape:
+    """Write whether anything recovers what is lost."""
+    return {
+        "status": "ok" if sweepers.live else "down",
+        "lastSeenUtc": _time(sweepers.last_seen_utc),
+    }
+
+
+def set_aside(row: Aside) -> Shape:
+    """Write a row that the sweeper fails on."""
+    return {
+        "tenant": row.tenant,
+        "verb": row.verb,
+        "runId": str(row.run_id),
+        "number": row.step_no,
+        "reason": row.reason,
+        "tries": row.tries,
+        "sinceUtc": time(row.first_utc),
+        "nextUtc": time(row.next_utc),
+    }
+
+
+def incident(incident: Incident) -> Shape:
+    """Write what went wrong, and how often."""
+    return {
+        "component": incident.component,
+        "kind": incident.kind,
+        "count": incident.count,
+        "firstUtc": time(incident.first_utc),
+        "lastUtc": time(incident.last_utc),
+        "detail": incident.detail,
     }
 
 

@@ -23,10 +23,11 @@ from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import WorkerId
 from shared.errors import OrchestratorError, Unavailable
 from shared.log import configure_logging
+from shared.messaging.complaint import TALLY
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import StopReason, load_catalog
-from shared.services import work, workers
+from shared.services import incidents, work, workers
 from shared.store.db import Database
 from shared.tracing import open_tracer
 
@@ -58,11 +59,10 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     dispatcher = Dispatcher(db, app)
     keeper = LeaseKeeper(
         partial(work.renew, db, lease_ms=settings.lease_ms),
-        partial(
-            workers.register, db, worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
-        ),
+        partial(_tell_alive, db, settings, worker_id),
         lease_ms=settings.lease_ms,
         kill_grace_ms=settings.kill_grace_ms,
+        heartbeat_ms=settings.heartbeat_ms,
     )
     shutdown = Shutdown(
         grace_ms=settings.grace_ms,
@@ -100,6 +100,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     feed.close()
     dispatcher.close()
     try:
+        incidents.report(db, "worker", TALLY)
         workers.deregister(db, worker_id)
     except Unavailable:
         LOGGER.info("worker_not_deregistered")
@@ -109,6 +110,17 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     shutdown.finished()
     LOGGER.info("worker_ended")
     return int(controller.exitcode or 0)
+
+
+def _tell_alive(db: Database, settings: Settings, worker_id: WorkerId) -> None:
+    workers.register(
+        db,
+        worker_id,
+        pools=settings.worker_pools,
+        slots=settings.worker_concurrency,
+        heartbeat_ms=settings.heartbeat_ms,
+    )
+    incidents.report(db, "worker", TALLY)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ from shared.errors import Unavailable
 from shared.messaging.complaint import Complaint
 from shared.plugins import Stop, StopReason
 from shared.services.work import Held, Renewal
+from shared.services.workers import HEARTBEAT_MS
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LONGEST_RENEWAL_PERIOD_SECONDS = 1.0
 """A cancellation is learned with the renewal, so a lease of a minute is still renewed every second: one
 statement a second and process, whatever it runs, and none while it runs only short steps."""
-
-HEARTBEAT_SECONDS = 5.0
 
 Renew = Callable[[Sequence[Held]], Sequence[Renewal]]
 
@@ -48,12 +47,18 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, renew: Renew, heartbeat: Callable[[], None], *, lease_ms: int, kill_grace_ms: int
+        self,
+        renew: Renew,
+        heartbeat: Callable[[], None],
+        *,
+        lease_ms: int,
+        kill_grace_ms: int,
+        heartbeat_ms: int = HEARTBEAT_MS,
     ) -> None:
         lease = lease_ms / 1000
         self._renew = renew
         self._heartbeat = heartbeat
-        self._period = min(lease / 4, LONGEST_RENEWAL_PERIOD_SECONDS)
+        self._period = min(lease / 4, heartbeat_ms / 1000, LONGEST_RENEWAL_PERIOD_SECONDS)
         # After a failure there may be time for more than one other try.
         self._retry_period = self._period / 4
         # Time to kill a process politely, but never more than a third of the lease.
@@ -64,6 +69,7 @@ class LeaseKeeper:
         self._watch_until = float("-inf")
         self._stopped: StopReason | None = None
         self._closed = threading.Event()
+        self._heartbeat_seconds = heartbeat_ms / 1000
         self._next_heartbeat = float("-inf")
         self._threads: list[threading.Thread] = []
         self.failed = Complaint("leases_not_renewed")
@@ -146,7 +152,7 @@ class LeaseKeeper:
                 self.renew_once()
                 if time.monotonic() >= self._next_heartbeat:
                     self._heartbeat()
-                    self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+                    self._next_heartbeat = time.monotonic() + self._heartbeat_seconds
                 pause = self._period
             except Unavailable as error:
                 self.failed.note(error)
@@ -175,6 +181,7 @@ class LeaseKeeper:
         """Stop attempts and forget their leases: none is renewed again, even if PostgreSQL would allow it."""
         for lease in lost:
             lease.stop.request(StopReason.LEASE_LOST)
+            self.lost.note(run_id=str(lease.held.run_id), step_no=lease.held.step_no)
         if lost:
             with self._lock:
                 self._leases.difference_update(lost)

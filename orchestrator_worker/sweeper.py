@@ -7,28 +7,37 @@ going again. Every verb is idempotent and guarded, so any number of sweepers may
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import structlog
 from celery import Celery
 
 from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import RunId, TenantId
-from shared.errors import Unavailable
+from shared.errors import StoreUnavailable, Unavailable
 from shared.log import configure_logging
 from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
-from shared.messaging.complaint import Complaint
-from shared.services import calls, dispatch, metrics, recovery, warm, workers
+from shared.messaging.complaint import TALLY, Complaint
+from shared.messaging.queue_keys import QueueKeys
+from shared.services import calls, dispatch, incidents, metrics, recovery, warm, workers
 from shared.services.recovery import Backlog, Doorbell
 from shared.store.db import Database
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+T = TypeVar("T")
+
 BATCH = 500
+SHORTEST_PAUSE_SECONDS = 0.02
+"""What is due and cannot be had, since somebody holds its run, must not be asked for without a pause."""
 LONGEST_BACKOFF_SECONDS = 5.0
 HOUSEKEEPING_EVERY_ROUNDS = 600
 COUNT_EVERY_ROUNDS = 20
@@ -38,18 +47,33 @@ EX_CONFIG = 78
 
 
 class Sweeper:
-    """Sweeps round after round. One verb's failure is noted and keeps no other from being tried."""
+    """Sweeps round after round. One verb's failure is noted and keeps no other from being tried.
 
-    def __init__(self, db: Database, app: Celery, settings: Settings) -> None:
+    Nor does one row keep others from their turn: the ledger sets it aside for a while
+    (``orch.put_aside``), and so each row's failure is told here once.
+    """
+
+    def __init__(
+        self, db: Database, app: Celery, settings: Settings, queue_keys: QueueKeys, *, sweeper_id: str
+    ) -> None:
         self._db = db
         self._app = app
         self._settings = settings
+        self._queue_keys = queue_keys
+        self._sweeper_id = sweeper_id
+        self._next_report = float("-inf")
+        self._batch = BATCH
+        self.set_aside = Complaint("row_set_aside")
+        """Rows that a verb failed on."""
+        self.mended = Complaint("queue_key_removed")
+        """Keys of our queues in Redis that were no queues."""
         self._rounds = 0
         self._failures_in_a_row = 0
         self._stop = threading.Event()
         self._verbs: tuple[tuple[Callable[[], None], Complaint], ...] = tuple(
             (verb, Complaint(f"sweep_{verb.__name__.strip('_')}_failed"))
             for verb in (
+                self._report,
                 self._wake,
                 self._rescue,
                 self._dispatch,
@@ -82,12 +106,17 @@ class Sweeper:
             except Unavailable as error:
                 complaint.note(error)
                 all_well = False
+                if isinstance(error, StoreUnavailable):
+                    # Perhaps there was too much to do within the time that a statement has.
+                    self._batch = max(1, self._batch // 4)
             except Exception as error:
                 # The other verbs, and the next round of this one, are what keeps runs from hanging.
                 complaint.note(error)
                 LOGGER.exception("sweep_failed", verb=verb.__name__)
                 all_well = False
         self._rounds += 1
+        if all_well:
+            self._batch = BATCH
         return all_well
 
     def _pause_seconds(self) -> float:
@@ -99,16 +128,29 @@ class Sweeper:
         except Unavailable:
             # The verbs of the next round will say so.
             return interval
-        return interval if due_ms is None else min(interval, due_ms / 1000)
+        return interval if due_ms is None else min(interval, max(SHORTEST_PAUSE_SECONDS, due_ms / 1000))
+
+    def _report(self) -> None:
+        """Tell that this sweeper is alive, and what went wrong."""
+        now = time.monotonic()
+        if now < self._next_report:
+            return
+        workers.register_sweeper(self._db, self._sweeper_id, heartbeat_ms=self._settings.heartbeat_ms)
+        self._next_report = now + self._settings.heartbeat_ms / 1000
+        for row in recovery.tell_aside(self._db):
+            self.set_aside.note(
+                verb=row.verb, tenant=row.tenant, run_id=str(row.run_id), number=row.step_no, why=row.reason
+            )
+        incidents.report(self._db, "sweeper", TALLY)
 
     def _wake(self) -> None:
         """Queue retries that are due."""
-        while (woken := recovery.wake(self._db, limit=BATCH)) and not self._stop.is_set():
+        while (woken := recovery.wake(self._db, limit=self._batch)) and not self._stop.is_set():
             self._ring(woken)
 
     def _rescue(self) -> None:
         """Take steps away from workers that are gone."""
-        rescued = recovery.rescue(self._db, limit=BATCH)
+        rescued = recovery.rescue(self._db, limit=self._batch)
         if rescued.backlogs or rescued.undecided:
             LOGGER.info("steps_rescued", backlogs=len(rescued.backlogs), undecided=len(rescued.undecided))
         self._ring(rescued.backlogs)
@@ -117,27 +159,33 @@ class Sweeper:
     def _dispatch(self) -> None:
         """Send what nobody has sent: a dispatch that failed, or that was full when the step became ready."""
         self._ring(recovery.backlogs(self._db))
-        for pool in self._settings.pools:
-            self._send(dispatch.pick(self._db, pool, None))
+        _for_each(self._settings.pools, lambda pool: self._send(dispatch.pick(self._db, pool, None)))
 
     def _resend(self) -> None:
         """Send again what Redis has lost; what only waits there for a free slot is left alone."""
-        for pool in self._settings.pools:
-            # In this order: what is claimed in between counts for less, not for lost.
-            waiting = doorbell.waiting(self._app, pool)
-            missing = recovery.count_sent(self._db, pool) - waiting
-            if missing > 0:
-                lost = recovery.resend(
-                    self._db, pool, older_than_ms=self._settings.resend_after_ms, limit=min(missing, BATCH)
-                )
-                if lost:
-                    LOGGER.info("doorbells_sent_again", pool=pool, count=len(lost))
-                    doorbell.send(self._app, lost)
+        for key in self._queue_keys.mend():
+            self.mended.note(key=key)
+        _for_each(self._settings.pools, self._resend_to)
+
+    def _resend_to(self, pool: str) -> None:
+        # In this order: what is claimed in between counts for less, not for lost.
+        waiting = doorbell.waiting(self._app, pool)
+        missing = recovery.count_sent(self._db, pool) - waiting
+        if missing > 0:
+            lost = recovery.resend(
+                self._db,
+                pool,
+                older_than_ms=self._settings.resend_after_ms,
+                limit=min(missing, self._batch),
+            )
+            if lost:
+                LOGGER.info("doorbells_sent_again", pool=pool, count=len(lost))
+                doorbell.send(self._app, lost)
 
     def _decide(self) -> None:
         """Ask again for decisions that nobody has made."""
         self._ask(
-            recovery.undecided_runs(self._db, older_than_ms=self._settings.resend_after_ms, limit=BATCH)
+            recovery.ask_undecided(self._db, older_than_ms=self._settings.resend_after_ms, limit=self._batch)
         )
 
     def _count(self) -> None:
@@ -149,13 +197,16 @@ class Sweeper:
         """Forget workers that are long gone, and requests to warm up and keys that have expired."""
         if self._rounds % HOUSEKEEPING_EVERY_ROUNDS == 0:
             workers.forget_dead(self._db)
+            recovery.forget_aside(self._db)
             warm.forget_old(self._db)
             while calls.forget_expired(self._db, limit=BATCH) == BATCH and not self._stop.is_set():
                 pass
 
     def _ring(self, backlogs: frozenset[Backlog]) -> None:
-        for backlog in sorted(backlogs, key=lambda backlog: (backlog.pool, backlog.tenant)):
-            self._send(dispatch.pick(self._db, backlog.pool, backlog.tenant))
+        _for_each(
+            sorted(backlogs, key=lambda backlog: (backlog.pool, backlog.tenant)),
+            lambda backlog: self._send(dispatch.pick(self._db, backlog.pool, backlog.tenant)),
+        )
 
     def _send(self, bells: list[Doorbell]) -> None:
         if bells:
@@ -164,6 +215,23 @@ class Sweeper:
     def _ask(self, runs: frozenset[tuple[TenantId, RunId]] | list[tuple[TenantId, RunId]]) -> None:
         for tenant, run_id in runs:
             doorbell.send_decide(self._app, tenant, run_id)
+
+
+def _for_each(things: Iterable[T], act: Callable[[T], None]) -> None:
+    """Do it for each. One that fails keeps none of the others from their turn; the first is raised then.
+
+    When a server is away there is no use in trying the others.
+    """
+    failed: Exception | None = None
+    for thing in things:
+        try:
+            act(thing)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # It is raised in the end.
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def main() -> int:
@@ -175,7 +243,8 @@ def main() -> int:
         return EX_CONFIG
     configure_logging(settings.log_level, component="sweeper")
     db = Database(settings.database_url, role="orch_service", size=2, application_name="orchestrator-sweeper")
-    sweeper = Sweeper(db, make_celery(settings), settings)
+    sweeper_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    sweeper = Sweeper(db, make_celery(settings), settings, QueueKeys(settings), sweeper_id=sweeper_id)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: ended.set())
@@ -186,6 +255,11 @@ def main() -> int:
     ended.wait()
     sweeper.stop()
     thread.join(1.0)
+    if not thread.is_alive():
+        try:
+            workers.deregister_sweeper(db, sweeper_id)
+        except Unavailable:
+            LOGGER.info("sweeper_not_deregistered")
     LOGGER.info("sweeper_ended")
     return 0
 

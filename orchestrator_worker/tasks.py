@@ -84,6 +84,9 @@ class StepRunner:
         self.unserved = Complaint("doorbell_not_served")
         """Messages that an error ended; the sweeper finds what they left behind."""
 
+        self.undecidable = Complaint("when_crashed")
+        """Evaluations of ``when`` that ended in an error nobody foresaw."""
+
     def serve_step(self, body: Mapping[str, object], trace: TraceContext | None = None) -> None:
         """Run the step that a message names, if it is ready, and what it hands on. Raises nothing.
 
@@ -229,7 +232,7 @@ class StepRunner:
             undecided = work.undecided(self._db, tenant, run_id)
             if not undecided:
                 return None, 0.0
-            unlock = [step.step_no for step in undecided if _says_run(step)]
+            unlock = [step.step_no for step in undecided if self._says_run(step)]
             skip = sorted({step.step_no for step in undecided}.difference(unlock))
             since = time.monotonic()
             change = work.decide(
@@ -249,6 +252,18 @@ class StepRunner:
                 return change.next, since
             if not change.undecided:
                 return None, 0.0
+
+    def _says_run(self, step: Undecided) -> bool:
+        """Evaluate a ``when``; one that cannot be is unlocked, so that its attempt fails and says why."""
+        try:
+            return evaluate_when(step.when, inputs=step.inputs, ancestors=step.ancestors)
+        except ExpressionError:
+            return True
+        except Exception as error:
+            # Nobody foresaw it; it must not keep the run's other steps waiting.
+            self.undecidable.note(error, step=step.step_id)
+            LOGGER.exception("when_crashed", step=step.step_id)
+            return True
 
     def _decide_aside(self, tenant: TenantId, run_id: RunId) -> None:
         """Evaluate what is left while a step is in hand already, which no failure here may cost."""
@@ -309,11 +324,3 @@ def _parse_ids(body: Mapping[str, object], names: set[str]) -> tuple[TenantId, R
         return TenantId(tenant), RunId(UUID(run_id))
     except ValueError:
         raise ForgedMessage("run_id is no UUID") from None
-
-
-def _says_run(step: Undecided) -> bool:
-    """Evaluate a ``when``; one that cannot be is unlocked, so that its attempt fails and says why."""
-    try:
-        return evaluate_when(step.when, inputs=step.inputs, ancestors=step.ancestors)
-    except ExpressionError:
-        return True

@@ -89,8 +89,11 @@ class Settings:
     handoff_ms: int = _setting(100, value.whole_number(0, 60_000))
     grace_ms: int = _setting(20_000, value.whole_number(0, 86_400_000))
     kill_grace_ms: int = _setting(2_000, value.whole_number(0, 600_000))
+    heartbeat_ms: int = _setting(3_000, value.whole_number(50, 60_000))
+    """How often workers and sweepers tell that they are alive; they may miss it three times."""
     sweep_interval_ms: int = _setting(500, _milliseconds)
-    resend_after_ms: int = _setting(5_000, _milliseconds)
+    resend_after_ms: int = _setting(4_000, _milliseconds)
+    deaf_after_ms: int = _setting(8_000, value.whole_number(100, 600_000))
     http_allow: tuple[str, ...] = _setting((), value.hosts)
     host: str = _setting("127.0.0.1", value.text)
     port: int = _setting(8080, value.whole_number(1, 65_535))

@@ -8,11 +8,14 @@ from orchestrator_api import errors, render
 from orchestrator_api.context import caller
 from orchestrator_api.parts import Parts, parts
 from orchestrator_api.responses import answer
+from shared.domain.models import TenantId
 from shared.errors import QueueUnavailable, StoreUnavailable
+from shared.services import incidents
+from shared.services.health import live_sweepers, set_aside
 
 
 def health() -> Response:
-    """Tell what is up; 503 if anything is down. With a token, also the queues of the caller's tenant."""
+    """Tell what is up; 503 if anything is down. With a token, also what waits and what goes wrong."""
     postgres, workers = _postgres_and_workers(parts())
     up = {"postgres": postgres, "redis": _redis_is_up(parts()), "workers": workers}
     body: dict[str, object] = {
@@ -21,12 +24,24 @@ def health() -> Response:
     }
     known = caller()
     if known is not None and postgres:
-        db = parts().db_of_all if known.tenant is None else parts().db
-        body["queues"] = [render.queue(queue) for queue in parts().queue_counts.of(db, known.tenant)]
+        body |= _details(parts(), known.tenant)
     down = [name for name, is_up in up.items() if not is_up]
     if down:
         return errors.unavailable(f"down: {', '.join(down)}", {**body, "status": "unavailable"})
     return answer(body)
+
+
+def _details(of: Parts, tenant: TenantId | None) -> dict[str, object]:
+    """Tell a tenant what concerns it, and an operator all."""
+    db = of.db_of_all if tenant is None else of.db
+    details: dict[str, object] = {
+        "queues": [render.queue(queue) for queue in of.queue_counts.of(db, tenant)],
+        "sweeper": render.sweeper(live_sweepers(db, tenant)),
+        "setAside": [render.set_aside(row) for row in set_aside(db, tenant)],
+    }
+    if tenant is None:
+        details["incidents"] = [render.incident(incident) for incident in incidents.list_all(db)]
+    return details
 
 
 def _postgres_and_workers(of: Parts) -> tuple[bool, bool]:

@@ -20,6 +20,8 @@ DECISIONS_QUEUE = "decisions"
 """Every worker takes from it, whatever its pools: evaluating a ``when`` needs no pool."""
 
 SOCKET_TIMEOUT_SECONDS = 4.0
+KEY_PREFIX = "orchestrator:"
+"""Of each key that Celery makes in Redis."""
 
 
 def queue_name(pool: str) -> str:
@@ -76,7 +78,7 @@ def _transport_options() -> dict[str, object]:
         # The copy that kombu keeps of each message costs two more Redis transactions, and guards
         # against nothing that the ledger does not guard against already.
         "ack_emulation": False,
-        "global_keyprefix": "orchestrator:",
+        "global_keyprefix": KEY_PREFIX,
         "priority_steps": [0],
         "queue_order_strategy": "round_robin",
         "client_name": "orchestrator",

@@ -4,11 +4,44 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """How often something happened, and the type of the error that it was the last time."""
+
+    count: int
+    detail: str | None
+
+
+class Tally:
+    """What this process has complained of, by kind, until somebody takes the counts to where all see them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._noted: dict[str, Noted] = {}
+
+    def add(self, kind: str, noted: Noted) -> None:
+        """Count what happened."""
+        with self._lock:
+            before = self._noted.get(kind, Noted(0, None))
+            self._noted[kind] = Noted(before.count + noted.count, noted.detail or before.detail)
+
+    def take(self) -> Mapping[str, Noted]:
+        """Give what was counted since the last call. Whoever cannot keep it has to ``add`` it again."""
+        with self._lock:
+            noted, self._noted = self._noted, {}
+            return noted
+
+
+TALLY = Tally()
+"""Of this process: it has one place where its failures are counted, whoever complains of them."""
 
 
 class Complaint:
@@ -38,6 +71,8 @@ class Complaint:
         ``times`` in the log line is how often it happened since the line before.
         """
         self._also()
+        # The type alone: the text of an error may hold what is a tenant's.
+        TALLY.add(self._event, Noted(1, None if error is None else type(error).__name__))
         with self._lock:
             self._count += 1
             now = time.monotonic()

@@ -9,13 +9,14 @@ from typing import Final
 from shared.domain.models import TenantId
 from shared.store import health as store
 from shared.store.db import Database
-from shared.store.health import Queue
+from shared.store.health import Aside, Queue, Sweepers
 
-__all__ = ["Queue", "QueueCounts", "live_workers"]
+__all__ = ["Aside", "Queue", "QueueCounts", "Sweepers", "live_sweepers", "live_workers", "set_aside"]
 
 LONG_QUEUES: Final = 10_000
 """So many steps take some milliseconds to count."""
 REMEMBERED_SECONDS: Final = 1.0
+SHOWN_ASIDE: Final = 100
 
 
 class QueueCounts:
@@ -48,6 +49,18 @@ class QueueCounts:
 
 
 def live_workers(db: Database) -> int:
-    """Count the workers heard of in the last 30 seconds."""
+    """Count the workers that were heard of lately."""
     with db.statement(None) as cur:
         return store.live_workers(cur)
+
+
+def live_sweepers(db: Database, tenant: TenantId | None) -> Sweepers:
+    """Tell whether anything recovers what is lost."""
+    with db.statement(tenant) as cur:
+        return store.live_sweepers(cur)
+
+
+def set_aside(db: Database, tenant: TenantId | None) -> list[Aside]:
+    """List rows that the sweeper fails on; ``None`` lists those of all, and needs the service role."""
+    with db.statement(tenant) as cur:
+        return store.set_aside(cur, tenant, limit=SHOWN_ASIDE)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.domain.models import TenantId
+from shared.store import incidents
 from shared.store import metrics as store
 from shared.store.db import Cursor, Database
 from shared.store.metrics import Total
@@ -29,6 +30,8 @@ class Measures:
     totals: Sequence[Total]
     histograms: Sequence[Total]
     workers: Mapping[str, int]
+    incidents: Mapping[tuple[str, str], int]
+    """How often what went wrong, by component and kind; of the installation, whoever asks."""
 
 
 def catch_up(
@@ -67,6 +70,7 @@ def measure(db: Database, tenant: TenantId | None) -> Measures:
             totals=totals,
             histograms=histograms,
             workers=store.workers_by_pool(cur),
+            incidents=incidents.counts(cur),
         )
 
 

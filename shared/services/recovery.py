@@ -6,18 +6,21 @@ from shared.domain.models import RunId, TenantId
 from shared.domain.states import MAX_LOST_ATTEMPTS
 from shared.store import recovery as store
 from shared.store.db import Database
-from shared.store.recovery import Backlog, Doorbell, Rescued
+from shared.store.recovery import Backlog, Doorbell, Rescued, SetAside
 
 __all__ = [
     "Backlog",
     "Doorbell",
     "Rescued",
+    "SetAside",
+    "ask_undecided",
     "backlogs",
     "count_sent",
+    "forget_aside",
     "next_due_ms",
     "rescue",
     "resend",
-    "undecided_runs",
+    "tell_aside",
     "wake",
 ]
 
@@ -50,10 +53,13 @@ def resend(db: Database, pool: str, *, older_than_ms: int, limit: int) -> list[D
         return store.resend(cur, pool, older_than_ms=older_than_ms, limit=limit)
 
 
-def undecided_runs(db: Database, *, older_than_ms: int, limit: int) -> list[tuple[TenantId, RunId]]:
-    """List runs in which a step has waited longer for its ``when`` to be evaluated."""
+def ask_undecided(db: Database, *, older_than_ms: int, limit: int) -> list[tuple[TenantId, RunId]]:
+    """List runs in which a step has waited longer for its ``when``; the caller asks for its evaluation.
+
+    A run that nothing comes of is listed ever less often.
+    """
     with db.statement(None) as cur:
-        return store.undecided_runs(cur, older_than_ms=older_than_ms, limit=limit)
+        return store.ask_undecided(cur, older_than_ms=older_than_ms, limit=limit)
 
 
 def backlogs(db: Database) -> frozenset[Backlog]:
@@ -66,3 +72,15 @@ def next_due_ms(db: Database) -> int | None:
     """Tell in how many milliseconds the next retry is due; ``None`` without one."""
     with db.statement(None) as cur:
         return store.next_due_ms(cur)
+
+
+def tell_aside(db: Database) -> list[SetAside]:
+    """Give the rows that a verb failed on and that were not told of yet, each to one caller."""
+    with db.statement(None) as cur:
+        return store.tell_aside(cur)
+
+
+def forget_aside(db: Database) -> None:
+    """Remove what was set aside and has not been met again."""
+    with db.statement(None) as cur:
+        store.forget_aside(cur)

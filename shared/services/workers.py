@@ -1,4 +1,7 @@
-"""Who is in the fleet."""
+"""Who is in the fleet: workers and sweepers, each of which says now and then that it is alive.
+
+Who has missed three heartbeats in a row counts as gone.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,20 @@ from shared.domain.models import WorkerId
 from shared.store import workers as store
 from shared.store.db import Database
 
+HEARTBEAT_MS = 3_000
 
-def register(db: Database, worker_id: WorkerId, *, pools: Sequence[str], slots: int) -> None:
-    """Add a worker, or tell that it is alive; unheard of for 30 seconds, it no longer counts."""
+
+def register(
+    db: Database,
+    worker_id: WorkerId,
+    *,
+    pools: Sequence[str],
+    slots: int,
+    heartbeat_ms: int = HEARTBEAT_MS,
+) -> None:
+    """Add a worker, or tell that it is alive."""
     with db.statement(None) as cur:
-        store.register(cur, worker_id, pools=pools, slots=slots)
+        store.register(cur, worker_id, pools=pools, slots=slots, heartbeat_ms=heartbeat_ms)
 
 
 def deregister(db: Database, worker_id: WorkerId) -> None:
@@ -21,7 +33,20 @@ def deregister(db: Database, worker_id: WorkerId) -> None:
         store.deregister(cur, worker_id)
 
 
-def forget_dead(db: Database) -> None:
-    """Remove workers that have not been heard of for an hour."""
+def register_sweeper(db: Database, sweeper_id: str, *, heartbeat_ms: int = HEARTBEAT_MS) -> None:
+    """Add a sweeper, or tell that it is alive."""
     with db.statement(None) as cur:
+        store.register_sweeper(cur, sweeper_id, heartbeat_ms=heartbeat_ms)
+
+
+def deregister_sweeper(db: Database, sweeper_id: str) -> None:
+    """Remove a sweeper that stops."""
+    with db.statement(None) as cur:
+        store.deregister_sweeper(cur, sweeper_id)
+
+
+def forget_dead(db: Database) -> None:
+    """Remove workers and sweepers that have not been heard of for an hour."""
+    with db.transaction(None) as cur:
         store.forget_dead(cur)
+        store.forget_dead_sweepers(cur)

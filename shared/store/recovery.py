@@ -38,6 +38,21 @@ class Rescued:
     undecided: frozenset[tuple[TenantId, RunId]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A row that a verb failed on. A ``step_no`` of -1 is the run as a whole; for ``count`` it is ``seq``."""
+
+    verb: str
+    tenant: TenantId
+    run_id: RunId
+    step_no: int
+    reason: str
+
+
+ASKED_IN_VAIN = 3
+"""So often may a decision be asked for before anybody is told: messages get lost, and workers are busy."""
+
+
 def wake(cur: Cursor, *, limit: int) -> frozenset[Backlog]:
     """Queue at most ``limit`` retries that are due."""
     cur.execute(_SQL["wake"], {"max_rows": limit})
@@ -66,9 +81,9 @@ def count_sent(cur: Cursor, pool: str) -> int:
     return int(one(cur.fetchone())[0])
 
 
-def undecided_runs(cur: Cursor, *, older_than_ms: int, limit: int) -> list[tuple[TenantId, RunId]]:
-    """List runs in which a step has waited longer than that for its ``when``."""
-    cur.execute(_SQL["undecided_runs"], {"older_than_ms": older_than_ms, "max_rows": limit})
+def ask_undecided(cur: Cursor, *, older_than_ms: int, limit: int) -> list[tuple[TenantId, RunId]]:
+    """List runs in which a step has waited longer for its ``when``, and note that they are asked."""
+    cur.execute(_SQL["ask_undecided"], {"older_than_ms": older_than_ms, "max_rows": limit})
     return [(row[0], RunId(UUID(row[1]))) for row in cur.fetchall()]
 
 
@@ -81,8 +96,22 @@ def backlogs(cur: Cursor) -> frozenset[Backlog]:
 def next_due_ms(cur: Cursor) -> int | None:
     """Tell in how many milliseconds the next retry is due; ``None`` without one."""
     cur.execute(_SQL["next_due_ms"])
-    due = one(cur.fetchone())[0]
-    return None if due is None else max(0, int(due))
+    row = cur.fetchone()
+    return None if row is None else max(0, int(row[0]))
+
+
+def tell_aside(cur: Cursor) -> list[SetAside]:
+    """Give the rows that were set aside and not told of yet."""
+    cur.execute(_SQL["tell_aside"], {"asked_in_vain": ASKED_IN_VAIN})
+    return [
+        SetAside(verb=row[0], tenant=row[1], run_id=RunId(UUID(row[2])), step_no=row[3], reason=row[4])
+        for row in cur.fetchall()
+    ]
+
+
+def forget_aside(cur: Cursor) -> None:
+    """Remove what was set aside and has not been met again for ten minutes."""
+    cur.execute(_SQL["forget_aside"])
 
 
 def doorbells(pool: str, rows: list[Row]) -> list[Doorbell]:

@@ -11,9 +11,14 @@ from shared.store.queries import load
 _SQL = load("workers")
 
 
-def register(cur: Cursor, worker_id: WorkerId, *, pools: Sequence[str], slots: int) -> None:
+def register(
+    cur: Cursor, worker_id: WorkerId, *, pools: Sequence[str], slots: int, heartbeat_ms: int
+) -> None:
     """Add a worker, or tell that it is alive."""
-    cur.execute(_SQL["register"], {"worker_id": worker_id, "pools": list(pools), "slots": slots})
+    cur.execute(
+        _SQL["register"],
+        {"worker_id": worker_id, "pools": list(pools), "slots": slots, "heartbeat_ms": heartbeat_ms},
+    )
 
 
 def deregister(cur: Cursor, worker_id: WorkerId) -> None:
@@ -24,3 +29,18 @@ def deregister(cur: Cursor, worker_id: WorkerId) -> None:
 def forget_dead(cur: Cursor) -> None:
     """Remove workers that have not been heard of for an hour."""
     cur.execute(_SQL["forget_dead"])
+
+
+def register_sweeper(cur: Cursor, sweeper_id: str, *, heartbeat_ms: int) -> None:
+    """Add a sweeper, or tell that it is alive."""
+    cur.execute(_SQL["register_sweeper"], {"sweeper_id": sweeper_id, "heartbeat_ms": heartbeat_ms})
+
+
+def deregister_sweeper(cur: Cursor, sweeper_id: str) -> None:
+    """Remove a sweeper that stops."""
+    cur.execute(_SQL["deregister_sweeper"], {"sweeper_id": sweeper_id})
+
+
+def forget_dead_sweepers(cur: Cursor) -> None:
+    """Remove sweepers that have not been heard of for an hour."""
+    cur.execute(_SQL["forget_dead_sweepers"])

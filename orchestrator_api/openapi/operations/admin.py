@@ -26,7 +26,10 @@ OPERATIONS: Final = {
     "health.health": Operation(
         tag="Admin",
         summary="Tell whether the installation can do its work",
-        description="With a token also the queues of the tenant; with an operator's and the tenant `*`, all.",
+        description=(
+            "With a token also the queues of the tenant, whether a sweeper is alive, and which rows it "
+            "fails on; with an operator's and the tenant `*`, those of all tenants, and what goes wrong."
+        ),
         answers={
             200: Answer(
                 description="All is up.",

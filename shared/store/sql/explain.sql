@@ -60,7 +60,7 @@ SELECT count(*), coalesce(sum(w.slots), 0)
 FROM orch.workers AS w
 WHERE
     (%(pool)s::text IS NULL OR %(pool)s = ANY(w.pools))
-    AND w.seen_utc > clock_timestamp() - INTERVAL '30 seconds';
+    AND orch.is_alive(w.seen_utc, w.heartbeat_ms);
 
 -- name: active_steps
 -- The tenant's steps that run, or are sent to be run: what a limit of running steps counts.

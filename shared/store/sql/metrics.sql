@@ -38,6 +38,6 @@ SELECT ARRAY(SELECT b.ms / 1000 FROM unnest(orch.duration_bounds_ms()) AS b (ms)
 -- How many live workers listen on each pool.
 SELECT p.pool, count(*) FROM orch.workers AS w
 CROSS JOIN LATERAL unnest(w.pools) AS p (pool)
-WHERE w.seen_utc > clock_timestamp() - INTERVAL '30 seconds'
+WHERE orch.is_alive(w.seen_utc, w.heartbeat_ms)
 GROUP BY p.pool
 ORDER BY p.pool;

@@ -10,32 +10,18 @@ SELECT q.tenant, q.pool, q.run_id, q.undecided FROM orch.rescue(%(max_rows)s, %(
 
 -- name: resend
 -- Steps of a pool whose message is out for too long, marked as sent again.
-WITH late AS (
-    SELECT s.ctid AS place FROM orch.steps AS s
-    WHERE
-        s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
-        AND s.sent_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
-    ORDER BY s.sent_utc
-    LIMIT %(max_rows)s
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE orch.steps AS s SET sent_utc = clock_timestamp()
-FROM late AS q
-WHERE s.ctid = q.place
-RETURNING s.tenant, s.run_id, s.step_no;
+SELECT q.tenant, q.run_id, q.step_no FROM orch.resend(%(pool)s, %(older_than_ms)s, %(max_rows)s) AS q;
 
 -- name: count_sent
 -- How many messages of a pool are out, by the ledger.
 SELECT count(*) FROM orch.steps AS s
-WHERE s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL;
-
--- name: undecided_runs
--- Runs in which a step has waited too long for its when to be evaluated.
-SELECT DISTINCT s.tenant, s.run_id FROM orch.steps AS s
 WHERE
-    s.undecided_utc IS NOT NULL
-    AND s.undecided_utc < clock_timestamp() - make_interval(secs => %(older_than_ms)s / 1000.0)
-LIMIT %(max_rows)s;
+    s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
+    AND NOT orch.is_aside(s.tenant, 'resend', s.run_id, s.step_no);
+
+-- name: ask_undecided
+-- Runs in which a step has waited too long for its when to be evaluated, each less often each time.
+SELECT q.tenant, q.run_id FROM orch.ask_undecided(%(older_than_ms)s, %(max_rows)s) AS q;
 
 -- name: backlogs
 -- Every tenant and pool with ready steps that dispatch does not know of: whoever was to announce them died.
@@ -62,5 +48,16 @@ WHERE NOT EXISTS (
 
 -- name: next_due_ms
 -- How long until the next retry is due.
-SELECT ceil(extract(EPOCH FROM min(s.due_utc) - clock_timestamp()) * 1000)::bigint
-FROM orch.steps AS s WHERE s.due_utc IS NOT NULL;
+SELECT ceil(extract(EPOCH FROM s.due_utc - clock_timestamp()) * 1000)::bigint FROM orch.steps AS s
+WHERE s.due_utc IS NOT NULL AND NOT orch.is_aside(s.tenant, 'wake', s.run_id, -1)
+ORDER BY s.due_utc LIMIT 1;
+
+-- name: tell_aside
+-- What was set aside and nobody was told of; each row is told of once.
+UPDATE orch.set_aside AS a SET told = TRUE
+WHERE NOT a.told AND (a.verb <> 'decide' OR a.tries >= %(asked_in_vain)s)
+RETURNING a.verb, a.tenant, a.run_id, a.step_no, a.reason;
+
+-- name: forget_aside
+-- Remove what was set aside and has not been met again.
+DELETE FROM orch.set_aside AS a WHERE a.next_utc < clock_timestamp() - INTERVAL '10 minutes';

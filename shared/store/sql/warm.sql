@@ -28,7 +28,7 @@ ON CONFLICT DO NOTHING;
 SELECT w.worker_id, r.dags, r.plugins FROM orch.workers AS w
 LEFT JOIN orch.warm_reports AS r
     ON r.tenant = %(tenant)s AND r.warm_id = %(warm_id)s AND r.worker_id = w.worker_id
-WHERE w.seen_utc > clock_timestamp() - INTERVAL '30 seconds'
+WHERE orch.is_alive(w.seen_utc, w.heartbeat_ms)
 ORDER BY w.worker_id;
 
 -- name: forget_old

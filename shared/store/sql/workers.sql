@@ -2,10 +2,12 @@
 
 -- name: register
 -- Add a worker, or tell that it is alive.
-INSERT INTO orch.workers AS w (worker_id, pools, slots)
-VALUES (%(worker_id)s, %(pools)s, %(slots)s)
+INSERT INTO orch.workers AS w (worker_id, pools, slots, heartbeat_ms)
+VALUES (%(worker_id)s, %(pools)s, %(slots)s, %(heartbeat_ms)s)
 ON CONFLICT (worker_id) DO UPDATE
-SET pools = excluded.pools, slots = excluded.slots, seen_utc = clock_timestamp();
+SET
+    pools = excluded.pools, slots = excluded.slots, heartbeat_ms = excluded.heartbeat_ms,
+    seen_utc = clock_timestamp();
 
 -- name: deregister
 -- Remove a worker that stops.
@@ -14,3 +16,17 @@ DELETE FROM orch.workers WHERE worker_id = %(worker_id)s;
 -- name: forget_dead
 -- Remove workers that have not been heard of for an hour.
 DELETE FROM orch.workers WHERE seen_utc < clock_timestamp() - INTERVAL '1 hour';
+
+-- name: register_sweeper
+-- Add a sweeper, or tell that it is alive.
+INSERT INTO orch.sweepers AS w (sweeper_id, heartbeat_ms)
+VALUES (%(sweeper_id)s, %(heartbeat_ms)s)
+ON CONFLICT (sweeper_id) DO UPDATE SET heartbeat_ms = excluded.heartbeat_ms, seen_utc = clock_timestamp();
+
+-- name: deregister_sweeper
+-- Remove a sweeper that stops.
+DELETE FROM orch.sweepers WHERE sweeper_id = %(sweeper_id)s;
+
+-- name: forget_dead_sweepers
+-- Remove sweepers that have not been heard of for an hour.
+DELETE FROM orch.sweepers WHERE seen_utc < clock_timestamp() - INTERVAL '1 hour';

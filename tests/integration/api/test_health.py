@@ -14,7 +14,8 @@ from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.web_metrics import WebMetrics
 from shared.domain.models import RunId, TenantId, WorkerId
-from shared.services import work, workers
+from shared.messaging.complaint import Noted, Tally
+from shared.services import incidents, work, workers
 from shared.store.db import Database
 from tests.integration.api.conftest import Api
 
@@ -52,6 +53,49 @@ def test_a_tenant_sees_its_own_queues_and_an_operator_all(api: Api) -> None:
         "globex",
     }
     assert api.as_("*", tenant=None, tenants=["acme"]).get("/admin/health").status_code == 403
+
+
+def test_a_token_learns_whether_a_sweeper_lives(api: Api, service_db: Database) -> None:
+    assert "sweeper" not in api.anonymous().get("/admin/health").get_json()
+    assert api.get("/admin/health").get_json()["sweeper"] == {"status": "down", "lastSeenUtc": None}
+
+    workers.register_sweeper(service_db, "s1")
+
+    body = api.get("/admin/health").get_json()
+    assert body["sweeper"]["status"] == "ok"
+    assert body["status"] == "ok"
+    workers.register_sweeper(service_db, "s1", heartbeat_ms=0)
+    body = api.get("/admin/health").get_json()
+    # Runs without failures do not need one: the installation is up.
+    assert (body["sweeper"]["status"], body["status"]) == ("down", "ok")
+    assert body["sweeper"]["lastSeenUtc"]
+
+
+def test_a_tenant_sees_its_own_rows_that_are_set_aside_and_an_operator_all_and_what_goes_wrong(
+    api: Api, service_db: Database
+) -> None:
+    run_id = str(UUID(int=7))
+    for tenant in ("acme", "globex"):
+        with service_db.statement(None) as cur:
+            query = "SELECT orch.put_aside(%(tenant)s, 'wake', %(run_id)s, -1, 'broken')"
+            cur.execute(query, {"tenant": tenant, "run_id": run_id})
+    tally = Tally()
+    tally.add("lease_lost", Noted(2, "StoreUnavailable"))
+    incidents.report(service_db, "worker", tally)
+
+    body = api.get("/admin/health").get_json()
+    (own,) = body["setAside"]
+    assert (own["tenant"], own["verb"], own["runId"], own["number"]) == ("acme", "wake", run_id, None)
+    assert (own["reason"], own["tries"]) == ("broken", 1)
+    assert "incidents" not in body
+    everything = api.as_("*", tenant=None, tenants=["*"]).get("/admin/health").get_json()
+    assert {row["tenant"] for row in everything["setAside"]} == {"acme", "globex"}
+    (incident,) = everything["incidents"]
+    assert (incident["component"], incident["kind"], incident["count"]) == ("worker", "lease_lost", 2)
+    assert incident["detail"] == "StoreUnavailable"
+    counted = 'orchestrator_incidents_total{component="worker",kind="lease_lost"} 2.0'
+    for caller in (api, api.as_("*", tenant=None, tenants=["*"])):
+        assert counted in caller.get("/admin/metrics").get_data(as_text=True)
 
 
 def test_no_worker_is_not_healthy(api: Api, service_db: Database) -> None:

@@ -65,6 +65,11 @@ def run_id(ledger: Ledger) -> RunId:
     asked = WarmRequest(tenant=ledger.tenant, warm_id=WARM_ID, dags=(), plugins=("noop",))
     warm.ask(ledger.api, asked, replace(ENTRY, audit_id=uuid7()))
     warm.answer(ledger.service, asked, ledger.worker, Loaded(dags=(), plugins=()))
+    with ledger.service.statement(None) as cur:
+        cur.execute(
+            "SELECT orch.put_aside(%(tenant)s, 'wake', %(run_id)s, -1, 'broken')",
+            {"tenant": ledger.tenant, "run_id": str(run.run_id)},
+        )
     eventually(lambda: metrics.catch_up(ledger.api, ledger.tenant, within_seconds=1) and totals_of(ledger))
     return run.run_id
 
@@ -91,7 +96,7 @@ def test_every_table_but_the_fleet_is_a_tenants_and_forces_row_level_security(ow
         )
         found = {row[0]: (row[1], row[2]) for row in cur.fetchall()}
     apart = {name for name, protection in found.items() if protection == (True, 2)}
-    assert set(found) - apart == {"alembic_version", "workers"}
+    assert set(found) - apart == {"alembic_version", "workers", "sweepers", "incidents"}
     assert apart == set(_tables_of_tenants(owner_url))
 
 
@@ -171,6 +176,7 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "pool": "default",
         "queued_utc": "2100-01-01T00:00:00Z",
         "sent_utc": None,
+        "asked_in_vain": 3,
         "warm_id": str(WARM_ID),
         "dags": "[]",
         "plugins": [],
@@ -269,7 +275,7 @@ def test_nobody_deletes_from_the_ledger(
 ) -> None:
     for db in (ledger.api, ledger.service):
         # What expires is no history.
-        for table in set(_tables_of_tenants(owner_url)) - {"idempotency_keys", "warm_requests"}:
+        for table in set(_tables_of_tenants(owner_url)) - {"idempotency_keys", "warm_requests", "set_aside"}:
             with pytest.raises(psycopg2.errors.InsufficientPrivilege), db.statement(ledger.tenant) as cur:
                 cur.execute(statement.format(f"orch.{table}"))
 
@@ -320,6 +326,7 @@ def test_every_service_finds_nothing_of_another_tenant(ledger: Ledger, run_id: R
     assert runs.list_page(api, OTHER, RunFilter(), after=None, limit=5) == []
     with export.open_runs(api, OTHER, RunFilter()) as theirs:
         assert list(theirs) == []
+    assert health.set_aside(api, OTHER) == [] != health.set_aside(api, ledger.tenant)
     counts = health.QueueCounts()
     assert counts.of(api, OTHER) == [] != counts.of(api, ledger.tenant)
     measures = metrics.measure(api, OTHER)
