@@ -12,12 +12,13 @@ from typing import cast
 import structlog
 
 from orchestrator_worker import work_folders
-from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery
+from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery, worker_queues
 from orchestrator_worker.lease import LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
 from orchestrator_worker.shutdown import Shutdown
 from orchestrator_worker.tasks import StepRunner, register
 from orchestrator_worker.warm_listener import WarmListener
+from orchestrator_worker.watchdog import Watchdog
 from shared.artifacts import open_store
 from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import WorkerId
@@ -26,6 +27,7 @@ from shared.log import configure_logging
 from shared.messaging.complaint import TALLY
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
+from shared.messaging.queue_keys import QueueKeys
 from shared.plugins import StopReason, load_catalog
 from shared.services import incidents, work, workers
 from shared.store.db import Database
@@ -68,6 +70,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         grace_ms=settings.grace_ms,
         kill_grace_ms=settings.kill_grace_ms,
         release=partial(keeper.stop_all, StopReason.RELEASED),
+        running=keeper.running,
     )
     feed = LogFeed(LiveLogs(settings.redis_url), max_bytes=settings.live_log_bytes)
     catalog = load_catalog()
@@ -87,14 +90,24 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     listener = WarmListener(db, catalog, worker_id)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
+    watchdog = Watchdog(
+        QueueKeys(settings),
+        worker_queues(settings),
+        pool,
+        deaf_after_ms=settings.deaf_after_ms,
+        draining=lambda: shutdown.draining,
+        give_up=shutdown.give_up,
+    )
     shutdown.install(pool.wake)
     work_folders.sweep(settings.work_dir)
     keeper.start()
     listener.start()
+    watchdog.start()
     LOGGER.info(
         "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
     )
     controller.start()
+    watchdog.close()
     # Celery waits for its threads only if its loop has begun; attempts may be running in either case.
     pool.stop()
     feed.close()

@@ -6,12 +6,12 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from celery import Celery
 from celery.concurrency.thread import TaskPool
-from celery.worker import WorkController
+from celery.worker import WorkController, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
 from kombu.asynchronous import Hub
@@ -24,6 +24,9 @@ from shared.messaging.complaint import Complaint
 
 REFUSED = Complaint("message_refused")
 """Messages that nobody of ours can have sent. Each is dropped; nothing of it is run."""
+
+AWAY = Complaint("redis_away")
+"""Tries to connect to Redis that failed."""
 
 NO_MESSAGE = (ValueError, TypeError, AttributeError, IndexError, RecursionError)
 """What Celery's and kombu's decoding raises for bytes that are no message; they would end the worker."""
@@ -41,18 +44,32 @@ class StepPool(TaskPool):
         super().__init__(*args, **kwargs)
         self._lock = Lock()
         self._taken = 0
+        self._reconnect = Event()
+        self.heard = 0
+        """How many messages have come so far; counted by the thread of the event loop."""
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
 
     def register_with_event_loop(self, loop: Hub) -> None:
         """Let the loop watch for wake-ups; called again after each new connection to Redis."""
+        self._reconnect.clear()
         loop.add_reader(self._read, self._drain)
 
     def wake(self) -> None:
         """Have the event loop take a turn now. Safe in any thread and in a signal handler."""
         with suppress(BlockingIOError):
             self._write.send(b"\0")
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether every slot has a message."""
+        return self._taken >= int(self.limit)
+
+    def reconnect(self) -> None:
+        """Have the event loop connect to Redis anew. Safe in any thread."""
+        self._reconnect.set()
+        self.wake()
 
     def on_apply(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
@@ -72,6 +89,10 @@ class StepPool(TaskPool):
     def _drain(self) -> None:
         with suppress(BlockingIOError):
             self._read.recv(4096)
+        if self._reconnect.is_set():
+            self._reconnect.clear()
+            # As if the connection had been lost: the consumer knows what to do then.
+            raise ConnectionResetError("the consumer is made to connect anew")
 
 
 class DoorbellTransport(Transport):
@@ -87,12 +108,25 @@ class DoorbellTransport(Transport):
 
 
 class DoorbellConsumer(Consumer):
-    """Celery's consumer, except that a message it cannot make a task of is dropped."""
+    """Celery's consumer, except that a message it cannot make a task of is dropped.
+
+    And that it looks for a Redis that is away once a second. Celery's own would look ever less often,
+    and come back up to half a minute after Redis.
+    """
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        def note(error: Exception, _seconds: float) -> None:
+            AWAY.note(error)
+
+        return conn.ensure_connection(
+            note, interval_start=1, interval_step=0, interval_max=1, callback=state.maybe_shutdown
+        )
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_message(message: Message) -> None:
+            self.pool.heard += 1
             try:
                 if message.headers.get("eta") or message.headers.get("expires"):
                     raise ValueError("a doorbell is not for later")
@@ -119,6 +153,11 @@ def make_worker_celery(settings: Settings) -> Celery:
     return make_celery(settings, cls=WorkerApp)
 
 
+def worker_queues(settings: Settings) -> list[str]:
+    """Name the queues that this process takes messages from."""
+    return [DECISIONS_QUEUE, *map(queue_name, settings.worker_pools)]
+
+
 def make_controller(app: Celery, settings: Settings, *, hostname: str) -> WorkController:
     """Build Celery's worker for this process's pools. It handles no signals and writes no banner."""
     return app.WorkController(
@@ -126,7 +165,7 @@ def make_controller(app: Celery, settings: Settings, *, hostname: str) -> WorkCo
         pool_cls=StepPool,
         consumer_cls=DoorbellConsumer,
         concurrency=settings.worker_concurrency,
-        queues=[DECISIONS_QUEUE, *(queue_name(pool) for pool in settings.worker_pools)],
+        queues=worker_queues(settings),
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -53,6 +53,8 @@ def make_celery(settings: Settings, *, cls: type[Celery] = Celery) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # A message is never delivered again, so a worker that connects anew has no reason to take fewer.
+        worker_enable_prefetch_count_reduction=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,

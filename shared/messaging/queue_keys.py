@@ -59,6 +59,20 @@ class QueueKeys:
         except (RedisError, OSError) as error:
             raise QueueUnavailable("Redis is out of reach") from error
 
+    def check_writable(self) -> None:
+        """Raise QueueUnavailable unless Redis takes what workers and senders send.
+
+        One that follows another, is full, or cannot save does not.
+        """
+        key = f"{KEY_PREFIX}probe"
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.set(key, "", px=1_000)
+                pipe.delete(key)
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable("Redis takes nothing") from error
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
