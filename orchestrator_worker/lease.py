@@ -92,7 +92,11 @@ class LeaseKeeper:
 
     @contextmanager
     def keep(self, claim: Claim, *, since: float) -> Iterator[Lease]:
-        """Keep the lease of a claim within the block; ``since`` is the time just before it was granted."""
+        """Keep the lease of a claim within the block; ``since`` is the time just before it was granted.
+
+        A claim whose answer came so late that its lease may be over is stopped here: its
+        attempt must not even begin.
+        """
         held = Held(tenant=claim.tenant, run_id=claim.run_id, step_no=claim.step_no, attempt=claim.attempt)
         lease = Lease(held, Stop(), since)
         with self._lock:
@@ -100,6 +104,8 @@ class LeaseKeeper:
             stopped = self._stopped
             if since + self._usable < self._watch_until:
                 self._watch_changed.notify()
+        if self.remaining_seconds(lease) <= 0:
+            self._give_up([lease])
         if stopped is not None:
             lease.stop.request(stopped)
         try:
@@ -179,9 +185,9 @@ class LeaseKeeper:
 
     def _give_up(self, lost: list[Lease]) -> None:
         """Stop attempts and forget their leases: none is renewed again, even if PostgreSQL would allow it."""
-        for lease in lost:
+        with self._lock:
+            known = self._leases.intersection(lost)
+            self._leases.difference_update(known)
+        for lease in known:
             lease.stop.request(StopReason.LEASE_LOST)
             self.lost.note(run_id=str(lease.held.run_id), step_no=lease.held.step_no)
-        if lost:
-            with self._lock:
-                self._leases.difference_update(lost)
