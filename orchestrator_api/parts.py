@@ -68,6 +68,8 @@ class Parts:
         """
         if change.ready_pools:
             self.dispatcher.steps_ready(tenant, change.ready_pools)
+        if change.keys:
+            self.dispatcher.keys_changed(tenant, change.keys)
         if change.undecided:
             self.dispatcher.undecided(tenant, run_id)
 

@@ -76,6 +76,7 @@ class Sweeper:
                 self._report,
                 self._wake,
                 self._rescue,
+                self._admit,
                 self._dispatch,
                 self._resend,
                 self._decide,
@@ -156,9 +157,14 @@ class Sweeper:
         self._ring(rescued.backlogs)
         self._ask(rescued.undecided)
 
+    def _admit(self) -> None:
+        """Give away places of concurrency keys: to what was woken or rescued, or for one who died over it."""
+        for tenant, key in recovery.keys_with_room(self._db, limit=BATCH):
+            self._ring(frozenset(Backlog(tenant, pool) for pool in dispatch.admit(self._db, tenant, key)))
+
     def _dispatch(self) -> None:
         """Send what nobody has sent: a dispatch that failed, or that was full when the step became ready."""
-        self._ring(recovery.backlogs(self._db))
+        self._ring(recovery.backlogs(self._db) | recovery.let_go(self._db))
         _for_each(self._settings.pools, lambda pool: self._send(dispatch.pick(self._db, pool, None)))
 
     def _resend(self) -> None:

@@ -106,7 +106,7 @@ class StepRunner:
                 self._db, tenant, run_id, step_no, worker_id=self._worker_id, lease_ms=self._settings.lease_ms
             )
             self._note_trace(claim, trace)
-            self._work_through(claim, since, slice_end)
+            self._work_through(claim, since, slice_end, messages=1)
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
@@ -123,7 +123,7 @@ class StepRunner:
                 return
             claim, since = self._decide(tenant, run_id, self._handoff_pools(slice_end))
             self._note_trace(claim, trace)
-            self._work_through(claim, since, slice_end)
+            self._work_through(claim, since, slice_end, messages=0)
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
@@ -138,14 +138,20 @@ class StepRunner:
         if not isinstance(error, StoreUnavailable):
             LOGGER.error("doorbell_failed", exc_info=error)
 
-    def _work_through(self, claim: Claim | None, since: float, slice_end: float) -> None:
-        """Run a claimed step and then each that it hands on. ``since``: just before the claim was granted."""
+    def _work_through(self, claim: Claim | None, since: float, slice_end: float, *, messages: int) -> None:
+        """Run a claimed step and then each that it hands on. ``since``: just before the claim was granted.
+
+        The tenant is charged with all of that time, on behalf of the pool whose slot it was.
+        """
         if claim is None:
             return
-        freed = claim.pool
-        while claim is not None:
-            claim, since = self._run_one(claim, since, slice_end)
-        self._dispatcher.slot_freed(freed)
+        pool, tenant, taken = claim.pool, claim.tenant, since
+        try:
+            while claim is not None:
+                claim, since = self._run_one(claim, since, slice_end)
+        finally:
+            used_ms = (time.monotonic() - taken) * 1000
+            self._dispatcher.slot_freed(pool, tenant, used_ms=used_ms, messages=messages)
 
     def _run_one(self, claim: Claim, since: float, slice_end: float) -> tuple[Claim | None, float]:
         run = self._traces.of(claim.run_id, claim.trace_id)
@@ -160,13 +166,18 @@ class StepRunner:
             change, since = self._complete(claim, outcome, lease, slice_end)
             if not change.accepted:
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
-        self._dispatcher.steps_ready(claim.tenant, change.ready_pools)
+        self._follow(claim.tenant, change)
         if not change.undecided:
             return change.next, since
         if change.next is not None:
             self._decide_aside(claim.tenant, claim.run_id)
             return change.next, since
         return self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end))
+
+    def _follow(self, tenant: TenantId, change: Change) -> None:
+        """Have dispatched what a change made ready, or made room for."""
+        self._dispatcher.steps_ready(tenant, change.ready_pools)
+        self._dispatcher.keys_changed(tenant, change.keys)
 
     def _attempt(self, claim: Claim, lease: Lease, trace: TraceContext) -> Outcome:
         try:
@@ -245,7 +256,7 @@ class StepRunner:
                 handoff_pools=handoff_pools,
                 lease_ms=self._settings.lease_ms,
             )
-            self._dispatcher.steps_ready(tenant, change.ready_pools)
+            self._follow(tenant, change)
             if change.next is not None:
                 if change.undecided:
                     self._decide_aside(tenant, run_id)

@@ -110,6 +110,7 @@ STEP = Known.from_dict(
         "pool": Text(),
         "runOn": Text(enum=list(RunOn)),
         "disabled": Boolean(),
+        "concurrencyKey": Text(pattern=ID_PATTERN),
     },
     name="Step",
 )
@@ -127,6 +128,7 @@ METADATA = _Open.from_dict(
         "owner": Text(least=0, most=1_000),
         "description": Text(least=0, most=10_000),
         "inputsSchema": Object(),
+        "concurrencyLimits": Object(),
     },
     name="Metadata",
 )

@@ -20,6 +20,8 @@ from shared.domain.normal_form import definition_of
 from shared.domain.step_rules import (
     ID,
     ID_RULE,
+    MAX_CONCURRENCY,
+    MAX_QUOTED,
     NOT_KNOWN,
     CheckUses,
     Read,
@@ -134,6 +136,22 @@ def _check_metadata(metadata: JsonObject, rules: Rules, findings: Findings) -> N
     schema = metadata.get("inputsSchema")
     if isinstance(schema, Mapping):
         findings.extend(check_schema(schema), within="metadata.inputsSchema")
+    _check_concurrency(metadata, findings)
+
+
+def _check_concurrency(metadata: JsonObject, findings: Findings) -> None:
+    """Check how many steps with which key may run at a time.
+
+    A limit whose key no step has does no harm: one list may serve all DAGs of a tenant.
+    """
+    for key, most in object_of(metadata, "concurrencyLimits").items():
+        place = f"metadata.concurrencyLimits.{key[:MAX_QUOTED]}"
+        if not ID.fullmatch(key):
+            findings.add(place, f"the key {ID_RULE}")
+        elif type(most) is not int:
+            findings.add(place, "must be an integer")
+        else:
+            findings.check_range(place, most, 1, MAX_CONCURRENCY)
 
 
 def _edges(written: Sequence[JsonObject | None] | None, draft: _Draft, findings: Findings) -> _Edges:

@@ -49,6 +49,8 @@ class StepSpec:
     pool: str = "default"
     run_on: RunOn = RunOn.SUCCESS
     disabled: bool = False
+    concurrency_key: str | None = None
+    """What bounds, with ``metadata.concurrencyLimits``, how many steps of the tenant run at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +309,7 @@ class Change:
     ``accepted`` is false when the guard found another state: nothing was changed.
     ``ready_pools`` need a dispatch. ``undecided`` tells that steps wait for their ``when``
     to be evaluated. ``next`` is a step claimed in the same transaction (hand-off).
+    ``keys`` are concurrency keys of which a place was left, or for which a step began to wait.
     """
 
     accepted: bool
@@ -314,6 +317,7 @@ class Change:
     undecided: bool = False
     next: Claim | None = None
     run_ended: bool = False
+    keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.domain.models import DagId, JsonObject, StepSpec
+from shared.domain.models import DagId, Json, JsonObject, StepSpec
 
 
 def definition_of(
@@ -24,7 +24,7 @@ def definition_of(
 
 
 def _step(step: StepSpec) -> JsonObject:
-    written: JsonObject = {
+    written: dict[str, Json] = {
         "id": step.id,
         "uses": step.uses,
         "with": step.params,
@@ -39,4 +39,9 @@ def _step(step: StepSpec) -> JsonObject:
         "runOn": step.run_on.value,
         "disabled": step.disabled,
     }
-    return written if step.when is None else {**written, "when": step.when}
+    # Without these a definition is written, and so hashed, as it was before there were such fields.
+    if step.when is not None:
+        written["when"] = step.when
+    if step.concurrency_key is not None:
+        written["concurrencyKey"] = step.concurrency_key
+    return written

@@ -18,11 +18,12 @@ MAX_ATTEMPTS = 100
 MAX_MULTIPLIER = 10
 MAX_TIMEOUT_MS = 7 * 24 * 3_600_000
 MAX_DELAY_MS = MAX_TIMEOUT_MS
+MAX_CONCURRENCY = 10_000
 
 ID_PATTERN = "^[a-z0-9][a-z0-9._-]{0,127}$"
 ID = re.compile(ID_PATTERN)
 ID_RULE = "must be 1 to 128 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
-_MAX_QUOTED = 128
+MAX_QUOTED = 128
 _DEPTH_OF_WITH = 3
 _DEFAULT = StepSpec(id=StepId(""), uses="", params={})
 NOT_KNOWN = _DEFAULT
@@ -67,9 +68,12 @@ def read_step(written: JsonObject, place: str, findings: Findings) -> StepSpec:
         pool=cast("str", _member(written, "pool", _DEFAULT.pool)),
         run_on=_run_on(cast("str", _member(written, "runOn", _DEFAULT.run_on)), f"{place}.runOn", findings),
         disabled=cast("bool", _member(written, "disabled", _DEFAULT.disabled)),
+        concurrency_key=cast("str | None", written.get("concurrencyKey")),
     )
     if step.id and not ID.fullmatch(step.id):
         findings.add(f"{place}.id", ID_RULE)
+    if step.concurrency_key is not None and not ID.fullmatch(step.concurrency_key):
+        findings.add(f"{place}.concurrencyKey", ID_RULE)
     findings.check_range(f"{place}.timeoutMs", step.timeout_ms, 1, MAX_TIMEOUT_MS)
     return step
 
@@ -172,4 +176,4 @@ def check_storable(place: str, value: Json, depth: int, findings: Findings) -> b
 
 
 def quoted(text: str) -> str:
-    return repr(text[:_MAX_QUOTED])
+    return repr(text[:MAX_QUOTED])

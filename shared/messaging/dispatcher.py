@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import structlog
 from celery import Celery
@@ -19,6 +19,7 @@ from shared.messaging.doorbell import send, send_decide
 from shared.messaging.run_traces import RunTraces
 from shared.store import dispatch
 from shared.store.db import Database
+from shared.store.dispatch import Use
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -29,7 +30,9 @@ GATHER_SECONDS = 0.003
 """A pick costs about what a claim does, and one refills half a queue: slots that become free within a
 few steps' time share one. Two messages a slot are out, so that no slot waits for it."""
 
-T = TypeVar("T")
+MAX_CHARGED_MS = 60_000.0
+"""A message is charged no more: a tenant whose steps take hours would pay for a burst of them for hours. How
+many of those may run at a time is a matter of its limits, since a slot is not taken back."""
 
 
 @dataclass(slots=True)
@@ -40,17 +43,19 @@ class _Hints:
     """Pools with the tenants that got ready steps there."""
     runs: set[tuple[TenantId, RunId]] = field(default_factory=set)
     """Runs with decisions to make."""
-    freed: set[str] = field(default_factory=set)
-    """Pools of which a slot was freed."""
+    places: set[tuple[TenantId, str]] = field(default_factory=set)
+    """Tenants with concurrency keys that have a place to give away, or somebody who wants one."""
+    freed: dict[tuple[str, TenantId], Use] = field(default_factory=dict)
+    """Pools of which slots were freed, with what the tenants have had of them."""
 
     @property
     def pressing(self) -> bool:
         """Tell whether somebody waits for what is hinted at."""
-        return bool(self.ready or self.runs)
+        return bool(self.ready or self.runs or self.places)
 
     @property
     def full(self) -> bool:
-        return len(self.ready) + len(self.runs) >= MAX_HINTS
+        return len(self.ready) + len(self.runs) + len(self.places) + len(self.freed) >= MAX_HINTS
 
 
 class Dispatcher:
@@ -84,17 +89,35 @@ class Dispatcher:
         """Dispatch from these pools soon: the tenant got ready steps there."""
         with self._changed:
             for pool in pools:
-                self._take(self._hints.ready, (pool, tenant))
+                if self._has_room(self._hints.ready, (pool, tenant)):
+                    self._hints.ready.add((pool, tenant))
+                    self._wake()
 
-    def slot_freed(self, pool: str) -> None:
-        """Dispatch from the pool soon, if anything there waits for a slot."""
+    def slot_freed(self, pool: str, tenant: TenantId, *, used_ms: float, messages: int) -> None:
+        """Charge the tenant with its use of a slot, and dispatch from the pool soon if anything waits there.
+
+        ``messages``: 1, or 0 when no pick has sent what the slot was taken by.
+        """
         with self._changed:
-            self._take(self._hints.freed, pool)
+            if self._has_room(self._hints.freed, (pool, tenant)):
+                use = Use(messages, min(used_ms, MAX_CHARGED_MS))
+                self._hints.freed[pool, tenant] = self._hints.freed.get((pool, tenant), Use(0, 0.0)) + use
+                self._wake()
+
+    def keys_changed(self, tenant: TenantId, keys: Collection[str]) -> None:
+        """Give away places of these concurrency keys soon: one was left, or somebody wants one."""
+        with self._changed:
+            for key in keys:
+                if self._has_room(self._hints.places, (tenant, key)):
+                    self._hints.places.add((tenant, key))
+                    self._wake()
 
     def undecided(self, tenant: TenantId, run_id: RunId) -> None:
         """Have a worker evaluate the ``when`` of steps of this run soon."""
         with self._changed:
-            self._take(self._hints.runs, (tenant, run_id))
+            if self._has_room(self._hints.runs, (tenant, run_id)):
+                self._hints.runs.add((tenant, run_id))
+                self._wake()
 
     def close(self, *, within_seconds: float = 5.0) -> None:
         """Serve the hints taken so far and end the thread, or leave it behind after ``within_seconds``."""
@@ -105,14 +128,15 @@ class Dispatcher:
         if thread is not None:
             thread.join(within_seconds)
 
-    def _take(self, hints: set[T], hint: T) -> None:
-        """Keep a hint and wake the thread, or count one that cannot be kept; the caller holds the lock."""
-        if hint in hints:
-            return
-        if self._hints.full or self._closed:
+    def _has_room(self, hints: Collection[object], hint: object) -> bool:
+        """Tell whether a hint can be kept, and count one that cannot; the caller holds the lock."""
+        if hint not in hints and (self._hints.full or self._closed):
             self.dropped.note()
-            return
-        hints.add(hint)
+            return False
+        return True
+
+    def _wake(self) -> None:
+        """Wake the thread, or begin it; the caller holds the lock."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="dispatcher", daemon=True)
             self._thread.start()
@@ -129,10 +153,8 @@ class Dispatcher:
                     self._changed.wait(GATHER_SECONDS)
                 hints, self._hints = self._hints, _Hints()
             try:
-                for pool, tenant in hints.ready:
-                    self._ring(pool, tenant)
-                for pool in hints.freed.difference(pool for pool, _ in hints.ready):
-                    self._ring(pool, None)
+                self._give_places(hints)
+                self._ring(hints)
                 for tenant, run_id in hints.runs:
                     send_decide(self._app, tenant, run_id, self.traces)
             except Unavailable as error:
@@ -143,9 +165,25 @@ class Dispatcher:
                 self.failed.note(error)
                 LOGGER.exception("dispatch_failed")
 
-    def _ring(self, pool: str, tenant: TenantId | None) -> None:
-        # The function looks at all tenants with rights of its own, whichever role calls it.
-        with self._db.statement(None) as cur:
-            doorbells = dispatch.pick(cur, pool, tenant)
-        if doorbells:
-            send(self._app, doorbells, self.traces)
+    def _give_places(self, hints: _Hints) -> None:
+        """Give away places of keys; whoever gets one is ready."""
+        for tenant, key in hints.places:
+            with self._db.statement(tenant) as cur:
+                hints.ready.update((pool, tenant) for pool in dispatch.admit(cur, tenant, key))
+
+    def _ring(self, hints: _Hints) -> None:
+        """Pick once from each pool that anything was hinted of."""
+        ready: defaultdict[str, set[TenantId]] = defaultdict(set)
+        used: defaultdict[str, dict[TenantId, Use]] = defaultdict(dict)
+        for pool, tenant in hints.ready:
+            ready[pool].add(tenant)
+        for (pool, tenant), use in hints.freed.items():
+            used[pool][tenant] = use
+        for pool in ready.keys() | used.keys():
+            # The function looks at all tenants with rights of its own, whichever role calls it.
+            with self._db.statement(None) as cur:
+                picked = dispatch.pick(cur, pool, ready[pool], used[pool])
+            for backlog in picked.again:
+                self.steps_ready(backlog.tenant, {backlog.pool})
+            if picked.bells:
+                send(self._app, picked.bells, self.traces)

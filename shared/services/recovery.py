@@ -17,6 +17,8 @@ __all__ = [
     "backlogs",
     "count_sent",
     "forget_aside",
+    "keys_with_room",
+    "let_go",
     "next_due_ms",
     "rescue",
     "resend",
@@ -66,6 +68,18 @@ def backlogs(db: Database) -> frozenset[Backlog]:
     """List every tenant and pool with ready steps that dispatch does not know of: announce them to it."""
     with db.statement(None) as cur:
         return store.backlogs(cur)
+
+
+def let_go(db: Database) -> frozenset[Backlog]:
+    """List every tenant and pool that is out of line although its limit has room: pick from there."""
+    with db.statement(None) as cur:
+        return store.let_go(cur)
+
+
+def keys_with_room(db: Database, *, limit: int) -> list[tuple[TenantId, str]]:
+    """List concurrency keys with a free place that a step waits for: nobody has given it away."""
+    with db.statement(None) as cur:
+        return store.keys_with_room(cur, limit=limit)
 
 
 def next_due_ms(db: Database) -> int | None:

@@ -93,6 +93,18 @@ def backlogs(cur: Cursor) -> frozenset[Backlog]:
     return frozenset(Backlog(row[0], row[1]) for row in cur.fetchall())
 
 
+def let_go(cur: Cursor) -> frozenset[Backlog]:
+    """List every tenant and pool that is out of line although its limit has room again."""
+    cur.execute(_SQL["let_go"])
+    return frozenset(Backlog(row[0], row[1]) for row in cur.fetchall())
+
+
+def keys_with_room(cur: Cursor, *, limit: int) -> list[tuple[TenantId, str]]:
+    """List concurrency keys with a free place that a step waits for."""
+    cur.execute(_SQL["keys_with_room"], {"max_rows": limit})
+    return [(row[0], row[1]) for row in cur.fetchall()]
+
+
 def next_due_ms(cur: Cursor) -> int | None:
     """Tell in how many milliseconds the next retry is due; ``None`` without one."""
     cur.execute(_SQL["next_due_ms"])

@@ -49,6 +49,7 @@ def start(
         ready_pools=frozenset(row[1]),
         undecided=bool(row[2]),
         run_ended=RunStatus(row[3]).is_terminal,
+        keys=frozenset(row[4]),
     )
 
 

@@ -229,6 +229,7 @@ def _change(tenant: TenantId, run_id: RunId, row: Row) -> Change:
         undecided=bool(row[2]),
         run_ended=RunStatus(row[3]).is_terminal,
         next=_claim(tenant, run_id, row[4:]),
+        keys=frozenset(row[22]),
     )
 
 

@@ -59,6 +59,7 @@ _STEP = schema(
         "pool": text(minLength=1),
         "runOn": one_of(RunOn),
         "disabled": flag(),
+        "concurrencyKey": fields.String(),
     },
 )
 

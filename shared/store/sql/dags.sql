@@ -14,28 +14,34 @@ RETURNING dag_version_id;
 
 -- name: insert_steps
 -- Record the steps of a version from its definition, with what was worked out for each, in the same order.
+-- A concurrency key without a limit lets one step run at a time.
 -- (ROWS FROM puts the rows of functions side by side; the linter does not know it.)
 -- noqa: disable=RF01,PRS
 INSERT INTO orch.dag_steps (
     tenant, dag_version_id, step_no, step_id, uses, params, when_expr, run_on, disabled,
     max_attempts, initial_delay_ms, max_delay_ms, multiplier, timeout_ms, pool,
-    predecessors, reads_inputs, refs
+    predecessors, reads_inputs, refs, concurrency_key, concurrency_limit
 )
 SELECT
     v.tenant, v.dag_version_id, s.place - 1, s.id, s.uses, s."with", s."when", s."runOn", s.disabled,
     (s.retry ->> 'maxAttempts')::integer, (s.retry ->> 'initialDelayMs')::integer,
     (s.retry ->> 'maxDelayMs')::integer, (s.retry ->> 'multiplier')::double precision,
-    s."timeoutMs", s.pool, s.predecessors, s.reads_inputs, s.refs::integer []
+    s."timeoutMs", s.pool, s.predecessors, s.reads_inputs, s.refs::integer [],
+    s."concurrencyKey",
+    CASE
+        WHEN s."concurrencyKey" IS NOT NULL
+            THEN coalesce((v.metadata -> 'concurrencyLimits' ->> s."concurrencyKey")::integer, 1)
+    END
 FROM orch.dag_versions AS v, ROWS FROM(
     json_to_recordset(v.definition -> 'steps') AS (
         id text, uses text, "with" json, "when" text, "runOn" text, disabled boolean, retry json,
-        "timeoutMs" bigint, pool text
+        "timeoutMs" bigint, pool text, "concurrencyKey" text
     ),
     unnest(%(predecessors)s::integer []),
     unnest(%(reads_inputs)s::boolean []),
     unnest(%(refs)s::text [])
 ) WITH ORDINALITY AS s (
-    id, uses, "with", "when", "runOn", disabled, retry, "timeoutMs", pool, predecessors, reads_inputs, refs, place
+    id, uses, "with", "when", "runOn", disabled, retry, "timeoutMs", pool, "concurrencyKey", predecessors, reads_inputs, refs, place
 )
 WHERE v.tenant = %(tenant)s AND v.dag_version_id = %(dag_version_id)s;
 -- noqa: enable=RF01,PRS

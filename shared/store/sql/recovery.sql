@@ -16,7 +16,7 @@ SELECT q.tenant, q.run_id, q.step_no FROM orch.resend(%(pool)s, %(older_than_ms)
 -- How many messages of a pool are out, by the ledger.
 SELECT count(*) FROM orch.steps AS s
 WHERE
-    s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
+    s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL AND s.sent_utc < 'infinity'
     AND NOT orch.is_aside(s.tenant, 'resend', s.run_id, s.step_no);
 
 -- name: ask_undecided
@@ -43,8 +43,61 @@ WITH RECURSIVE found AS (
 
 SELECT f.tenant, f.pool FROM found AS f
 WHERE NOT EXISTS (
-    SELECT 1 FROM orch.tenant_queues AS q WHERE q.tenant = f.tenant AND q.pool = f.pool AND q.backlog
+    SELECT 1 FROM orch.tenant_queues AS q
+    WHERE q.tenant = f.tenant AND q.pool = f.pool AND (q.backlog OR q.held)
 );
+
+-- name: let_go
+-- The tenants and pools that are out of line although their limit of running steps has room again.
+WITH active AS MATERIALIZED (
+    SELECT a.tenant, count(*) AS steps
+    FROM (
+        SELECT s.tenant FROM orch.steps AS s WHERE s.lease_until IS NOT NULL
+        UNION ALL
+        SELECT s.tenant FROM orch.steps AS s
+        WHERE s.status = 'queued' AND s.sent_utc IS NOT NULL AND s.sent_utc < 'infinity'
+    ) AS a
+    GROUP BY a.tenant
+)
+
+SELECT q.tenant, q.pool FROM orch.tenant_queues AS q
+LEFT JOIN orch.tenant_limits AS l ON l.tenant = q.tenant
+WHERE
+    q.held
+    AND (
+        l.max_running_steps IS NULL
+        OR l.max_running_steps > coalesce((SELECT a.steps FROM active AS a WHERE a.tenant = q.tenant), 0)
+    );
+
+-- name: keys_with_room
+-- The keys that have a free place and steps that wait for one. It leaps from one key to the next, so that
+-- it costs the same however many steps wait.
+WITH RECURSIVE found AS (
+    (
+        SELECT s.tenant, s.concurrency_key, s.run_id, s.step_no FROM orch.steps AS s
+        WHERE s.status = 'queued' AND s.sent_utc = 'infinity' AND s.concurrency_key IS NOT NULL
+        ORDER BY s.tenant, s.concurrency_key, s.queued_utc, s.run_id, s.step_no LIMIT 1
+    )
+    UNION ALL
+    SELECT n.tenant, n.concurrency_key, n.run_id, n.step_no FROM found AS f
+    CROSS JOIN LATERAL (
+        SELECT s.tenant, s.concurrency_key, s.run_id, s.step_no FROM orch.steps AS s
+        WHERE
+            s.status = 'queued' AND s.sent_utc = 'infinity' AND s.concurrency_key IS NOT NULL
+            AND (s.tenant, s.concurrency_key) > (f.tenant, f.concurrency_key)
+        ORDER BY s.tenant, s.concurrency_key, s.queued_utc, s.run_id, s.step_no LIMIT 1
+    ) AS n
+)
+
+SELECT f.tenant, f.concurrency_key FROM found AS f
+CROSS JOIN LATERAL (
+    SELECT count(*) AS places FROM orch.steps AS s
+    WHERE
+        s.tenant = f.tenant AND s.concurrency_key = f.concurrency_key AND s.concurrency_key IS NOT NULL
+        AND (s.lease_until IS NOT NULL OR (s.status = 'queued' AND s.sent_utc IS DISTINCT FROM 'infinity'))
+) AS h
+WHERE h.places < orch.places(f.tenant, f.run_id, f.step_no)
+LIMIT %(max_rows)s;
 
 -- name: next_due_ms
 -- How long until the next retry is due.

@@ -2,7 +2,7 @@
 
 -- name: start
 -- Start a run; NULL when its token is taken.
-SELECT c.accepted, c.ready_pools, c.undecided, c.run_status
+SELECT c.accepted, c.ready_pools, c.undecided, c.run_status, c.keys
 FROM orch.start_run(
     %(tenant)s, %(run_id)s, %(dag_version_id)s, %(inputs)s::json, decode(%(inputs_hash)s, 'hex'),
     %(run_token)s, %(trace_id)s, %(created_by)s

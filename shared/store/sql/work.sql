@@ -14,7 +14,7 @@ SELECT
     c.accepted, c.ready_pools, c.undecided, c.run_status,
     c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
     c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
-    c.pool, c.inputs, c.ancestors
+    c.pool, c.inputs, c.ancestors, c.keys
 FROM orch.complete(
     %(tenant)s, %(run_id)s, %(step_no)s, %(attempt)s, %(ending)s,
     %(outputs)s::json, decode(%(outputs_hash)s, 'hex'), decode(%(inputs_hash)s, 'hex'),
@@ -29,7 +29,7 @@ SELECT
     c.accepted, c.ready_pools, c.undecided, c.run_status,
     c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
     c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
-    c.pool, c.inputs, c.ancestors
+    c.pool, c.inputs, c.ancestors, c.keys
 FROM orch.decide(
     %(tenant)s, %(run_id)s, %(unlock)s::integer [], %(skip)s::integer [],
     CASE

@@ -96,7 +96,7 @@ def test_every_table_but_the_fleet_is_a_tenants_and_forces_row_level_security(ow
         )
         found = {row[0]: (row[1], row[2]) for row in cur.fetchall()}
     apart = {name for name, protection in found.items() if protection == (True, 2)}
-    assert set(found) - apart == {"alembic_version", "workers", "sweepers", "incidents"}
+    assert set(found) - apart == {"alembic_version", "incidents", "pool_clocks", "sweepers", "workers"}
     assert apart == set(_tables_of_tenants(owner_url))
 
 

@@ -123,6 +123,7 @@ class Fleet:
         )
         if ring:
             self.dispatcher.steps_ready(ACME, change.ready_pools)
+            self.dispatcher.keys_changed(ACME, change.keys)
             if change.undecided:
                 self.dispatcher.undecided(ACME, run.run_id)
         return run.run_id
@@ -234,9 +235,10 @@ def _names(one: StepSpec, other: StepSpec) -> bool:
     return f"steps.{other.id}." in (one.when or "")
 
 
-def chain(length: int, name: str = "chain") -> DagSpec:
+def chain(length: int, name: str = "chain", uses: str = "noop", **with_: object) -> DagSpec:
     """Describe steps that run one after another."""
-    return dag(name, [step(f"s{i}") for i in range(length)], [(i, i + 1) for i in range(length - 1)])
+    edges = [(i, i + 1) for i in range(length - 1)]
+    return dag(name, [step(f"s{i}", uses, **with_) for i in range(length)], edges)
 
 
 def wide(width: int, uses: str = "noop", name: str = "wide", **with_: object) -> DagSpec:

@@ -117,7 +117,7 @@ def test_more_hints_than_fit_are_counted_and_dropped(service_db: Database, tmp_p
     with dispatcher._changed:
         # The thread cannot take them out while the lock is held.
         for number in range(MAX_HINTS + 5):
-            dispatcher._take(dispatcher._hints.runs, (ACME, RunId(UUID(int=number))))
+            dispatcher.undecided(ACME, RunId(UUID(int=number)))
 
     assert dispatcher.dropped.count == 5
     dispatcher.close()

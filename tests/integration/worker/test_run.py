@@ -112,10 +112,10 @@ def test_a_doorbell_rung_three_times_runs_its_step_once(fleet: Fleet) -> None:
 
 def test_as_many_steps_run_at_once_as_there_are_slots_and_the_rest_waits_in_redis(fleet: Fleet) -> None:
     fleet.worker(ORCH_WORKER_CONCURRENCY="3")
-    run_id = fleet.start(fleet.publish(wide(8, "sleep", ms=60_000)))
+    run_id = fleet.start(fleet.publish(wide(6, "sleep", ms=60_000)))
 
     eventually(lambda: sum(s.status is StepStatus.RUNNING for s in fleet.steps(run_id)) == 3)
-    eventually(lambda: doorbell.waiting(fleet.app, "default") == 5)
+    eventually(lambda: doorbell.waiting(fleet.app, "default") == 3)
 
     runs.cancel(fleet.db, ACME, run_id, reason=None)
     assert fleet.ended(run_id).status is RunStatus.CANCELLED

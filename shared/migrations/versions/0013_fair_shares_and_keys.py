@@ -1,0 +1,10 @@
+"""Fair shares by slot time, and keys that bound how many steps run at a time."""
+
+from shared.migrations.sql import run_sql_beside
+
+revision = "0013"
+down_revision = "0012"
+
+
+def upgrade() -> None:
+    run_sql_beside(__file__)

@@ -1,0 +1,154 @@
+"""Tenants that have work share a fleet's slots by their weights, whatever else they do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+import pytest
+
+from shared.domain.models import DagSpec, RunId, TenantId, TenantLimits
+from shared.services import dags, limits, runs
+from shared.store.db import Row
+from tests.integration.worker.fleet import Fleet, chain, wide
+from tests.support.eventually import eventually
+
+A, B = TenantId("acme"), TenantId("bold")
+SLOTS = 8
+
+
+def start(fleet: Fleet, tenant: TenantId, spec: DagSpec) -> RunId:
+    """Start a run of a tenant as the API does."""
+    dags.publish(fleet.db, tenant, spec, signature=None, created_by="test")
+    run, _, change = runs.start(
+        fleet.db,
+        tenant,
+        dag_id=spec.dag_id,
+        version=None,
+        inputs={},
+        run_token=None,
+        trace_id="0" * 32,
+        created_by="test",
+    )
+    fleet.dispatcher.steps_ready(tenant, change.ready_pools)
+    return run.run_id
+
+
+class Slots:
+    """What the tenants have had of the slots, by the ledger."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def now(self) -> datetime:
+        """Read PostgreSQL's clock."""
+        return self._ask("SELECT clock_timestamp()")[0][0]  # type: ignore[no-any-return]
+
+    def begun(self, tenant: TenantId) -> int:
+        """Count the attempts of a tenant."""
+        return self._count("tenant = %(tenant)s", tenant=tenant)
+
+    def ended(self) -> int:
+        """Count the attempts that have ended."""
+        return self._count("ended_utc IS NOT NULL")
+
+    def busy(self) -> set[object]:
+        """Tell who holds a slot or has a message out."""
+        return {
+            row[0]
+            for row in self._ask(
+                "SELECT tenant FROM orch.steps WHERE lease_until IS NOT NULL"
+                " UNION SELECT tenant FROM orch.steps WHERE sent_utc IS NOT NULL AND status = 'queued'"
+            )
+        }
+
+    def first(self, tenant: TenantId) -> datetime:
+        """When the tenant's first step began."""
+        query = "SELECT min(started_utc) FROM orch.attempts WHERE tenant = %(tenant)s"
+        return self._ask(query, tenant=tenant)[0][0]  # type: ignore[no-any-return]
+
+    def shares_of_next(self, span: timedelta) -> dict[TenantId, float]:
+        """Tell which part of the slot time of the next while each tenant has."""
+        since = self.now()
+        eventually(lambda: self.now() - since > span, within=2 * span.total_seconds())
+        return self.shares(since, self.now())
+
+    def shares(self, since: datetime, until: datetime) -> dict[TenantId, float]:
+        """Tell which part of the slot time between two moments each tenant has had."""
+        seconds = Counter[TenantId]()
+        for tenant, began, ended in self._ask(
+            "SELECT tenant, started_utc, ended_utc FROM orch.attempts"
+            " WHERE started_utc < %(until)s AND coalesce(ended_utc, %(until)s) > %(since)s",
+            since=since,
+            until=until,
+        ):
+            seconds[tenant] += (min(ended or until, until) - max(began, since)).total_seconds()
+        return {tenant: each / seconds.total() for tenant, each in seconds.items()}
+
+    def _count(self, condition: str, **parameters: object) -> int:
+        return int(self._ask(f"SELECT count(*) FROM orch.attempts WHERE {condition}", **parameters)[0][0])
+
+    def _ask(self, query: str, **parameters: object) -> list[Row]:
+        with self._fleet.service_db.statement(None) as cur:
+            cur.execute(query, parameters)
+            return cur.fetchall()
+
+
+def jain(shares: dict[TenantId, float], of: int) -> float:
+    """Jain's index: 1 when all shares are equal, 1 / of when one has it all."""
+    assert len(shares) == of, shares
+    return sum(shares.values()) ** 2 / (of * sum(share**2 for share in shares.values()))
+
+
+def test_a_newcomer_begins_at_once_behind_ten_thousand_steps_and_gets_its_half(fleet: Fleet) -> None:
+    slots = Slots(fleet)
+    fleet.sweeper()
+    fleet.worker(ORCH_WORKER_CONCURRENCY=str(SLOTS))
+    start(fleet, A, wide(10_000, "sleep", ms=100))
+    eventually(lambda: slots.ended() > 2 * SLOTS, within=30)
+
+    since = slots.now()
+    start(fleet, B, wide(200, "sleep", ms=100))
+    eventually(lambda: slots.begun(B) > 100, within=30)
+
+    waited = slots.first(B) - since
+    assert waited < timedelta(seconds=1), waited
+    shares = slots.shares(slots.first(B), slots.now())
+    assert 0.45 < shares[B] < 0.55, shares
+
+
+@pytest.mark.parametrize("others", ["short steps that are handed over", "long steps"])
+def test_a_share_is_one_of_time_and_not_of_messages(fleet: Fleet, others: str) -> None:
+    slots = Slots(fleet)
+    fleet.sweeper()
+    fleet.worker(ORCH_WORKER_CONCURRENCY=str(SLOTS))
+    if others == "long steps":
+        start(fleet, A, wide(500, "sleep", ms=700))
+    else:
+        for number in range(20):
+            start(fleet, A, chain(500, f"chain-{number}", "sleep", ms=3))
+    start(fleet, B, wide(2_000, "sleep", ms=40))
+    eventually(lambda: min(slots.begun(A), slots.begun(B)) > 2 * SLOTS, within=30)
+    # Of the long steps a burst was sent before it was known what they cost: the other tenant is made up for that.
+    shares = slots.shares_of_next(timedelta(seconds=6))
+    assert 0.4 < shares[B] < 0.6, shares
+
+
+def test_five_tenants_have_equal_shares_and_weights_are_followed(fleet: Fleet) -> None:
+    slots = Slots(fleet)
+    fleet.sweeper()
+    fleet.worker(ORCH_WORKER_CONCURRENCY=str(SLOTS))
+    five = [TenantId(f"t{number}") for number in range(5)]
+    for number, tenant in enumerate(five):
+        start(fleet, tenant, wide(3_000, "sleep", ms=25 + 25 * number))
+    eventually(lambda: all(slots.begun(tenant) > SLOTS for tenant in five), within=30)
+    shares = slots.shares_of_next(timedelta(seconds=6))
+    assert jain(shares, 5) > 0.95, shares
+
+    heavy, light, *rest = five
+    limits.put(fleet.db, heavy, TenantLimits(weight=3))
+    for tenant in rest:
+        limits.put(fleet.db, tenant, TenantLimits(max_running_steps=0))
+    eventually(lambda: slots.busy() == {heavy, light}, within=30)
+    shares = slots.shares_of_next(timedelta(seconds=6))
+    assert 2.7 < shares[heavy] / shares[light] < 3.3, shares
