@@ -39,7 +39,11 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the ledger knows of a step by itself. ``waiting`` counts the predecessors that have not ended."""
+    """What the ledger knows of a step by itself.
+
+    ``waiting`` counts the predecessors that have not ended; ``places`` is how many steps with
+    its concurrency ``key`` may run at a time.
+    """
 
     step_no: int
     status: StepStatus
@@ -55,6 +59,9 @@ class Facts:
     error_message: str | None
     cancel_requested_utc: datetime | None
     cancel_reason: str | None
+    key: str | None = None
+    places: int | None = None
+    waits_for_place: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +101,17 @@ def of_pending(facts: Facts, predecessors: Sequence[tuple[StepId, StepStatus]], 
 def of_queued(
     facts: Facts, ahead: int, fleet: Fleet, max_running: int | None, active: Sequence[Active]
 ) -> list[Reason]:
-    """Explain a queued step by what must happen before a worker takes it, the most stubborn thing first."""
+    """Explain a queued step by what must happen before a worker takes it, the most stubborn thing first.
+
+    Of a step that waits for a place of its key, ``ahead`` counts those before it in that
+    line, and ``active`` are those that have a place.
+    """
     reasons = []
     if not fleet.workers:
         told = f"no worker listens on the pool {facts.pool}: start one whose ORCH_WORKER_POOLS names it"
         reasons.append(_no_workers(told, facts.pool))
+    if facts.waits_for_place:
+        return [*reasons, *_in_line(facts, ahead, fleet, active)]
     if max_running is not None and facts.sent_utc is None and len(active) >= min(max_running, COUNTED):
         reasons.append(_limit(max_running, active))
     return [*reasons, _queued(facts, ahead, fleet)]
@@ -148,11 +161,34 @@ def of_finished(facts: Facts) -> list[Reason]:
     return [Reason(code=ReasonCode.FINISHED, message=message, facts=told)]
 
 
+def _in_line(facts: Facts, ahead: int, fleet: Fleet, active: Sequence[Active]) -> list[Reason]:
+    """Explain a step by the line for a place of its key. A free place is given to the first in no time."""
+    assert facts.key is not None
+    assert facts.places is not None
+    place = _queued(facts, ahead, fleet)
+    if ahead == 0 and len(active) < facts.places:
+        return [place]
+    limit = Reason(
+        code=ReasonCode.LIMIT,
+        message=f"{facts.places:,} steps of the tenant with the concurrency key {facts.key} may run or be "
+        "sent at a time, and do: it waits until one of them ends",
+        facts={
+            "limit": "concurrencyKey",
+            "key": facts.key,
+            "max": facts.places,
+            "heldBy": _holders(active),
+        },
+    )
+    return [limit, place]
+
+
 def _queued(facts: Facts, ahead: int, fleet: Fleet) -> Reason:
     exact, sent = ahead <= COUNTED, facts.sent_utc is not None
     listening = f"{fleet.workers:,} workers with {fleet.slots:,} slots listen on the pool {facts.pool}"
     if not exact:
         message = f"more than {COUNTED:,} steps of the tenant are before it; {listening}"
+    elif facts.waits_for_place:
+        message = f"number {ahead + 1:,} of those that wait for the concurrency key {facts.key}; {listening}"
     elif sent:
         message = f"sent to the workers, who take it as soon as a slot is free; {listening}"
     else:
@@ -173,15 +209,18 @@ def _no_workers(message: str, pool: str | None) -> Reason:
 
 
 def _limit(most: int, active: Sequence[Active]) -> Reason:
-    held: list[Json] = [
-        {"runId": str(one.run_id), "stepId": one.step_id, "status": str(one.status)} for one in active[:SHOWN]
-    ]
     return Reason(
         code=ReasonCode.LIMIT,
         message=f"the tenant may have {most:,} steps running or sent at a time (maxRunningSteps), "
         "and has them: it waits until one of them ends",
-        facts={"limit": "maxRunningSteps", "max": most, "heldBy": held},
+        facts={"limit": "maxRunningSteps", "max": most, "heldBy": _holders(active)},
     )
+
+
+def _holders(active: Sequence[Active]) -> list[Json]:
+    return [
+        {"runId": str(one.run_id), "stepId": one.step_id, "status": str(one.status)} for one in active[:SHOWN]
+    ]
 
 
 _IN_WORDS: Mapping[ErrorCode, str] = {

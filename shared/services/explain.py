@@ -34,6 +34,10 @@ def _reasons(cur: Cursor, tenant: TenantId, run_id: RunId, facts: Facts) -> list
             before = store.open_predecessors(cur, tenant, run_id, facts.step_no, limit=SHOWN)
             return explanation.of_pending(facts, before, store.listeners(cur, None))
         case StepStatus.QUEUED:
+            if facts.key is not None and facts.waits_for_place:
+                ahead = store.count_in_line(cur, tenant, run_id, facts, at_most=COUNTED + 1)
+                placed = store.placed_steps(cur, tenant, facts.key, limit=max(facts.places or 0, SHOWN))
+                return explanation.of_queued(facts, ahead, store.listeners(cur, facts.pool), None, placed)
             ahead = store.count_ahead(cur, tenant, run_id, facts, at_most=COUNTED + 1)
             most = limits.get_limits(cur, tenant).max_running_steps
             shown = 0 if most is None else min(max(most, SHOWN), COUNTED)

@@ -7,7 +7,7 @@ from uuid import UUID
 from shared.domain.explanation import Active, Facts, Fleet
 from shared.domain.models import RunId, StepId, TenantId
 from shared.domain.states import ErrorCode, StepStatus
-from shared.store.db import Cursor, one
+from shared.store.db import Cursor, Row, one
 from shared.store.queries import load
 
 _SQL = load("explain")
@@ -34,6 +34,9 @@ def get_facts(cur: Cursor, tenant: TenantId, run_id: RunId, step_id: StepId) -> 
         error_message=row[11],
         cancel_requested_utc=row[12],
         cancel_reason=row[13],
+        key=row[14],
+        places=row[15],
+        waits_for_place=row[16],
     )
 
 
@@ -72,10 +75,33 @@ def listeners(cur: Cursor, pool: str | None) -> Fleet:
     return Fleet(workers=int(row[0]), slots=int(row[1]))
 
 
+def count_in_line(cur: Cursor, tenant: TenantId, run_id: RunId, facts: Facts, *, at_most: int) -> int:
+    """Count the steps that have waited for longer than this one for a place of its key, up to ``at_most``."""
+    cur.execute(
+        _SQL["count_in_line"],
+        {
+            "tenant": tenant,
+            "run_id": str(run_id),
+            "step_no": facts.step_no,
+            "key": facts.key,
+            "queued_utc": facts.queued_utc,
+            "max_rows": at_most,
+        },
+    )
+    return int(one(cur.fetchone())[0])
+
+
+def placed_steps(cur: Cursor, tenant: TenantId, key: str, *, limit: int) -> list[Active]:
+    """Read the tenant's steps that have a place of a concurrency key."""
+    cur.execute(_SQL["placed_steps"], {"tenant": tenant, "key": key, "max_rows": limit})
+    return _active(cur.fetchall())
+
+
 def active_steps(cur: Cursor, tenant: TenantId, *, limit: int) -> list[Active]:
     """Read the tenant's steps that run or are sent to be run."""
     cur.execute(_SQL["active_steps"], {"tenant": tenant, "max_rows": limit})
-    return [
-        Active(run_id=RunId(UUID(row[0])), step_id=row[1], status=StepStatus(row[2]))
-        for row in cur.fetchall()
-    ]
+    return _active(cur.fetchall())
+
+
+def _active(rows: list[Row]) -> list[Active]:
+    return [Active(run_id=RunId(UUID(row[0])), step_id=row[1], status=StepStatus(row[2])) for row in rows]

@@ -3,8 +3,10 @@
 -- name: get_facts
 -- What the ledger knows of one step, by its id.
 SELECT
-    s.step_no, s.status, s.attempt, s.pool, s.waiting, s.undecided_utc IS NOT NULL, s.queued_utc, s.sent_utc,
-    s.due_utc, s.ended_utc, s.error_code, s.error_message, r.cancel_requested_utc, r.cancel_reason
+    s.step_no, s.status, s.attempt, s.pool, s.waiting, s.undecided_utc IS NOT NULL, s.queued_utc,
+    nullif(s.sent_utc, 'infinity'),
+    s.due_utc, s.ended_utc, s.error_code, s.error_message, r.cancel_requested_utc, r.cancel_reason,
+    s.concurrency_key, d.concurrency_limit, coalesce(s.sent_utc = 'infinity', FALSE)
 FROM orch.runs AS r
 INNER JOIN orch.dag_steps AS d
     ON
@@ -39,7 +41,7 @@ FROM (
         SELECT s.step_no FROM orch.steps AS s
         WHERE
             s.tenant = %(tenant)s AND s.pool = %(pool)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
-            AND (%(sent_utc)s::timestamptz IS NULL OR s.sent_utc < %(sent_utc)s)
+            AND s.sent_utc < 'infinity' AND (%(sent_utc)s::timestamptz IS NULL OR s.sent_utc < %(sent_utc)s)
         ORDER BY s.pool, s.sent_utc LIMIT %(max_rows)s
     )
     UNION ALL
@@ -74,7 +76,9 @@ FROM (
     UNION ALL
     (
         SELECT s.tenant, s.run_id, s.step_no, s.status FROM orch.steps AS s
-        WHERE s.tenant = %(tenant)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
+        WHERE
+            s.tenant = %(tenant)s AND s.status = 'queued' AND s.sent_utc IS NOT NULL
+            AND s.sent_utc < 'infinity'
         ORDER BY s.pool, s.sent_utc LIMIT %(max_rows)s
     )
 ) AS a
@@ -86,3 +90,34 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS d
 LIMIT %(max_rows)s;
+
+-- name: count_in_line
+-- How many steps wait for longer than one for a place of its concurrency key, counted up to a number.
+SELECT count(*)
+FROM (
+    SELECT s.step_no FROM orch.steps AS s
+    WHERE
+        s.tenant = %(tenant)s AND s.concurrency_key = %(key)s
+        AND s.status = 'queued' AND s.sent_utc = 'infinity' AND s.concurrency_key IS NOT NULL
+        AND (s.queued_utc, s.run_id, s.step_no)
+        < (%(queued_utc)s::timestamptz, %(run_id)s::uuid, %(step_no)s::integer)
+    ORDER BY s.queued_utc, s.run_id, s.step_no LIMIT %(max_rows)s
+) AS q;
+
+-- name: placed_steps
+-- The tenant's steps that have a place of a concurrency key.
+SELECT a.run_id, d.step_id, a.status
+FROM (
+    SELECT s.tenant, s.run_id, s.step_no, s.status FROM orch.steps AS s
+    WHERE
+        s.tenant = %(tenant)s AND s.concurrency_key = %(key)s AND s.concurrency_key IS NOT NULL
+        AND (s.lease_until IS NOT NULL OR (s.status = 'queued' AND s.sent_utc IS DISTINCT FROM 'infinity'))
+    LIMIT %(max_rows)s
+) AS a
+CROSS JOIN LATERAL (
+    SELECT q.step_id FROM orch.runs AS r, orch.dag_steps AS q
+    WHERE
+        r.tenant = a.tenant AND r.run_id = a.run_id
+        AND q.tenant = r.tenant AND q.dag_version_id = r.dag_version_id AND q.step_no = a.step_no
+    OFFSET 0
+) AS d;

@@ -156,6 +156,32 @@ def test_a_limit_names_itself_and_who_holds_it(api: Api) -> None:
     assert [reason["code"] for reason in explain(api, run_id, "b")[1]] == ["QUEUED"]
 
 
+def test_a_concurrency_key_names_itself_and_who_holds_it(api: Api) -> None:
+    key: Document = {"concurrencyKey": "db"}
+    publish(api, steps="a b c", a=key, b=key, c=key)
+    run_id = start(api)
+    listen(api, "default")
+    eventually(lambda: explain(api, run_id, "a")[1][-1]["sent"])
+    limit: Document = {"code": "LIMIT", "limit": "concurrencyKey", "key": "db", "max": 1}
+    first, place = explain(api, run_id, "c")[1]
+    assert first == {**limit, "heldBy": [{"runId": run_id, "stepId": "a", "status": "queued"}]}
+    assert (place["code"], place["position"], place["sent"]) == ("QUEUED", 2, False)
+    taken = claim(api, run_id, 0)
+    holder = {"runId": run_id, "stepId": "a", "status": "running"}
+    assert explain(api, run_id, "b")[1][0]["heldBy"] == [holder]
+    other = api.as_("globex")
+    publish(other, steps="a b", a=key, b=key)
+    theirs = start(other)
+    eventually(lambda: explain(other, theirs, "a")[1][-1]["sent"])
+    # A key is of the tenant: nobody learns who else has one of that name.
+    assert explain(other, theirs, "b")[1][0]["heldBy"] == [
+        {"runId": theirs, "stepId": "a", "status": "queued"}
+    ]
+    end(api, taken)
+    assert [reason["code"] for reason in explain(api, run_id, "b")[1]] == ["QUEUED"]
+    assert [reason["code"] for reason in explain(api, run_id, "c")[1]] == ["LIMIT", "QUEUED"]
+
+
 def test_a_retry_tells_when_it_is_due_and_what_it_is_for(api: Api) -> None:
     publish(api, steps="a", a={"retry": {"maxAttempts": 3, "initialDelayMs": 60_000}})
     run_id = start(api)

@@ -64,6 +64,19 @@ def test_a_queued_step_is_told_its_place_and_what_is_in_the_way() -> None:
     }
 
 
+def test_a_step_in_line_for_a_key_is_told_its_place_there() -> None:
+    listening = "2 workers with 16 slots listen on the pool gpu"
+    held = [Active(run_id=RunId(UUID(int=1)), step_id=StepId("a"), status=StepStatus.RUNNING)]
+    waits = replace(FACTS, key="db", places=1, waits_for_place=True)
+    place = {"QUEUED": f"number 1 of those that wait for the concurrency key db; {listening}"}
+    assert told(explanation.of_queued(waits, 0, FLEET, None, [])) == place
+    assert told(explanation.of_queued(waits, 0, FLEET, None, held)) == {
+        "LIMIT": "1 steps of the tenant with the concurrency key db may run or be sent at a time, and do: "
+        "it waits until one of them ends",
+        **place,
+    }
+
+
 def test_what_failed_says_so_and_when_it_goes_on() -> None:
     failed = replace(FACTS, attempt=2, error_code=ErrorCode.EXIT_STATUS, error_message="exit status 7")
     assert told(explanation.of_retrying(replace(failed, due_utc=NOW))) == {
