@@ -213,15 +213,20 @@ def step(name: str, uses: str = "noop", **with_: object) -> StepSpec:
     return StepSpec(id=StepId(name), uses=uses, params=with_)  # type: ignore[arg-type]
 
 
-def dag(name: str, made_of: Sequence[StepSpec], edges: Sequence[tuple[int, int]] = ()) -> DagSpec:
+def dag(
+    name: str,
+    made_of: Sequence[StepSpec],
+    edges: Sequence[tuple[int, int]] = (),
+    metadata: JsonObject | None = None,
+) -> DagSpec:
     """Describe a DAG of steps in topological order."""
-    definition = definition_of(DagId(name), "1.0.0", tuple(made_of), tuple(sorted(edges)), {})
+    definition = definition_of(DagId(name), "1.0.0", tuple(made_of), tuple(sorted(edges)), metadata or {})
     return DagSpec(
         dag_id=DagId(name),
         version="1.0.0",
         steps=tuple(made_of),
         edges=tuple(sorted(edges)),
-        metadata={},
+        metadata=metadata or {},
         refs=tuple(tuple(i for i, other in enumerate(made_of) if _names(one, other)) for one in made_of),
         reads_inputs=tuple("inputs" in (one.when or "") for one in made_of),
         definition=definition,

@@ -129,7 +129,7 @@ def test_a_share_is_one_of_time_and_not_of_messages(fleet: Fleet, others: str) -
             start(fleet, A, chain(500, f"chain-{number}", "sleep", ms=3))
     start(fleet, B, wide(2_000, "sleep", ms=40))
     eventually(lambda: min(slots.begun(A), slots.begun(B)) > 2 * SLOTS, within=30)
-    # A burst of the long steps was sent before it was known what they cost: the other tenant is made up for it.
+    # A burst of long steps was sent before it was known what they cost: the other tenant is made up for it.
     shares = slots.shares_of_next(timedelta(seconds=6))
     assert 0.4 < shares[B] < 0.6, shares
 
