@@ -219,8 +219,7 @@ class Sweeper:
             doorbell.send(self._app, bells)
 
     def _ask(self, runs: frozenset[tuple[TenantId, RunId]] | list[tuple[TenantId, RunId]]) -> None:
-        for tenant, run_id in runs:
-            doorbell.send_decide(self._app, tenant, run_id)
+        doorbell.send_decide(self._app, list(runs))
 
 
 def _for_each(things: Iterable[T], act: Callable[[T], None]) -> None:

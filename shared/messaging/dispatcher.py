@@ -155,8 +155,7 @@ class Dispatcher:
             try:
                 self._give_places(hints)
                 self._ring(hints)
-                for tenant, run_id in hints.runs:
-                    send_decide(self._app, tenant, run_id, self.traces)
+                send_decide(self._app, list(hints.runs), self.traces)
             except Unavailable as error:
                 # The rest of the hints would wait for the same time-out, one by one.
                 self.failed.note(error)

@@ -27,6 +27,9 @@ from shared.messaging.run_traces import RunTraces
 
 MESSAGE_VERSION = 1
 
+MAX_DECISIONS = 1_000
+"""About so many runs may wait in Redis for their decisions. The others are found in PostgreSQL."""
+
 Message = tuple[str, str, dict[str, object], dict[str, str]]
 """Queue, task name, keyword arguments, headers of the trace."""
 
@@ -68,10 +71,26 @@ def send(app: Celery, doorbells: Sequence[StepDoorbell], traces: RunTraces | Non
     )
 
 
-def send_decide(app: Celery, tenant: TenantId, run_id: RunId, traces: RunTraces | None = None) -> None:
-    """Ring for a run with steps whose ``when`` decides now; raises QueueUnavailable."""
-    kwargs: dict[str, object] = {"v": MESSAGE_VERSION, "tenant": tenant, "run_id": str(run_id)}
-    _publish(app, [(DECISIONS_QUEUE, DECIDE_RUN, kwargs, _headers(traces, run_id))])
+def send_decide(app: Celery, runs: Sequence[tuple[TenantId, RunId]], traces: RunTraces | None = None) -> None:
+    """Ring for runs with steps whose ``when`` decides now, as far as there is room; raises QueueUnavailable.
+
+    Those that there is no room for are undecided for longer, and so the sweeper asks for them again.
+    """
+    if not runs:
+        return
+    room = max(0, MAX_DECISIONS - _length(app, DECISIONS_QUEUE))
+    _publish(
+        app,
+        (
+            (
+                DECISIONS_QUEUE,
+                DECIDE_RUN,
+                {"v": MESSAGE_VERSION, "tenant": tenant, "run_id": str(run_id)},
+                _headers(traces, run_id),
+            )
+            for tenant, run_id in runs[:room]
+        ),
+    )
 
 
 def _headers(traces: RunTraces | None, run_id: RunId) -> dict[str, str]:
@@ -110,10 +129,14 @@ def _publish(app: Celery, messages: Iterable[Message]) -> None:
 
 def waiting(app: Celery, pool: str) -> int:
     """Count the doorbells of a pool that Redis holds; raises QueueUnavailable."""
+    return _length(app, queue_name(pool))
+
+
+def _length(app: Celery, queue: str) -> int:
     try:
         with app.pool.acquire(block=True, timeout=SOCKET_TIMEOUT_SECONDS) as connection:
             # To declare a queue is a local matter with Redis; the answer has its length.
             channel = connection.default_channel  # type: ignore[attr-defined]  # The stubs take it for producers.
-            return int(channel.queue_declare(queue_name(pool)).message_count)
+            return int(channel.queue_declare(queue).message_count)
     except (KombuError, RedisError, OSError) as error:
         raise QueueUnavailable("Redis is out of reach") from error

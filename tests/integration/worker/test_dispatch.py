@@ -16,6 +16,7 @@ from shared.errors import QueueUnavailable
 from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import MAX_HINTS, Dispatcher
+from shared.messaging.doorbell import MAX_DECISIONS
 from shared.services.recovery import Doorbell
 from shared.store.db import Database
 from tests.integration.worker.fleet import ACME, Fleet, wide
@@ -46,6 +47,15 @@ def test_no_doorbells_are_no_message(fleet: Fleet) -> None:
     assert doorbell.waiting(fleet.app, "default") == 0
 
 
+def test_a_flood_of_decisions_waits_in_postgresql_and_not_in_redis(fleet: Fleet) -> None:
+    runs = [(ACME, RunId(UUID(int=number))) for number in range(MAX_DECISIONS - 100)]
+    for _ in range(2):
+        doorbell.send_decide(fleet.app, runs)
+
+    with fleet.redis() as client:
+        assert client.llen("orchestrator:decisions") == MAX_DECISIONS
+
+
 def test_redis_keeps_no_copy_of_messages_and_no_results(fleet: Fleet) -> None:
     fleet.worker()
     fleet.completed(fleet.start(fleet.publish(wide(5))))
@@ -61,7 +71,7 @@ def test_sending_without_redis_fails_at_once(tmp_path: Path) -> None:
 
     for act in (
         lambda: doorbell.send(app, bells(1)),
-        lambda: doorbell.send_decide(app, ACME, RUN),
+        lambda: doorbell.send_decide(app, [(ACME, RUN)]),
         lambda: doorbell.waiting(app, "default"),
     ):
         since = time.monotonic()
