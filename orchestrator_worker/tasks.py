@@ -23,7 +23,7 @@ from shared.domain.models import Change, Claim, Failed, Outcome, RunId, Sha256, 
 from shared.domain.states import ErrorCode
 from shared.domain.trace import TraceContext, parse_trace
 from shared.errors import ArtifactNotFound, StoreUnavailable
-from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP
+from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP, pool_of
 from shared.messaging.complaint import Complaint
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.doorbell import MESSAGE_VERSION
@@ -87,10 +87,13 @@ class StepRunner:
         self.undecidable = Complaint("when_crashed")
         """Evaluations of ``when`` that ended in an error nobody foresaw."""
 
-    def serve_step(self, body: Mapping[str, object], trace: TraceContext | None = None) -> None:
+    def serve_step(
+        self, body: Mapping[str, object], trace: TraceContext | None = None, *, pool: str | None = None
+    ) -> None:
         """Run the step that a message names, if it is ready, and what it hands on. Raises nothing.
 
         ``trace`` is what the message says of the run's trace; the ledger knows better.
+        ``pool`` is that of the queue which the message came from.
         """
         try:
             tenant, run_id, step_no = parse_step(body)
@@ -105,6 +108,9 @@ class StepRunner:
             claim = work.claim(
                 self._db, tenant, run_id, step_no, worker_id=self._worker_id, lease_ms=self._settings.lease_ms
             )
+            if claim is None and pool is not None:
+                # Its step was cancelled, say: the tenant gets back what it was charged in advance.
+                self._dispatcher.slot_freed(pool, tenant, used_ms=0, messages=1)
             self._note_trace(claim, trace)
             self._work_through(claim, since, slice_end, messages=1)
         except Exception as error:  # noqa: BLE001  # It is logged there.
@@ -295,11 +301,17 @@ def register(app: Celery, runner: StepRunner) -> None:
 
     @app.task(name=EXECUTE_STEP, ignore_result=True, bind=True)
     def execute_step(task: Task[..., None], /, *_args: object, **body: object) -> None:
-        runner.serve_step(body, _trace_of(task))
+        runner.serve_step(body, _trace_of(task), pool=_pool_of(task))
 
     @app.task(name=DECIDE_RUN, ignore_result=True, bind=True)
     def decide_run(task: Task[..., None], /, *_args: object, **body: object) -> None:
         runner.serve_decision(body, _trace_of(task))
+
+
+def _pool_of(task: Task[..., None]) -> str | None:
+    """Tell which pool's queue the message that is being served came from."""
+    queue = (task.request.delivery_info or {}).get("routing_key")
+    return pool_of(queue) if isinstance(queue, str) else None
 
 
 def _trace_of(task: Task[..., None]) -> TraceContext | None:

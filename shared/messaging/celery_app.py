@@ -24,9 +24,17 @@ KEY_PREFIX = "orchestrator:"
 """Of each key that Celery makes in Redis."""
 
 
+_OF_POOL = "steps."
+
+
 def queue_name(pool: str) -> str:
     """Return the queue of a pool."""
-    return f"steps.{pool}"
+    return _OF_POOL + pool
+
+
+def pool_of(queue: str) -> str | None:
+    """Return the pool whose queue this is, if it is one's."""
+    return queue.removeprefix(_OF_POOL) if queue.startswith(_OF_POOL) else None
 
 
 def make_celery(settings: Settings, *, cls: type[Celery] = Celery) -> Celery:
