@@ -190,9 +190,9 @@ class Sweeper:
 
     def _decide(self) -> None:
         """Ask again for decisions that nobody has made."""
-        self._ask(
-            recovery.ask_undecided(self._db, older_than_ms=self._settings.resend_after_ms, limit=self._batch)
-        )
+        # Whoever is asked for in vain is asked for less often; that Redis is full must not count as that.
+        room = min(self._batch, doorbell.room_for_decisions(self._app))
+        self._ask(recovery.ask_undecided(self._db, older_than_ms=self._settings.resend_after_ms, limit=room))
 
     def _count(self) -> None:
         """Count what has ended, so that no scrape finds much that is not counted."""

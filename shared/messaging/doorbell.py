@@ -78,7 +78,7 @@ def send_decide(app: Celery, runs: Sequence[tuple[TenantId, RunId]], traces: Run
     """
     if not runs:
         return
-    room = max(0, MAX_DECISIONS - _length(app, DECISIONS_QUEUE))
+    room = room_for_decisions(app)
     _publish(
         app,
         (
@@ -125,6 +125,11 @@ def _publish(app: Celery, messages: Iterable[Message]) -> None:
                 )
     except (KombuError, RedisError, OSError) as error:
         raise QueueUnavailable("Redis is out of reach") from error
+
+
+def room_for_decisions(app: Celery) -> int:
+    """Count the messages that ``send_decide`` would send; raises QueueUnavailable."""
+    return max(0, MAX_DECISIONS - _length(app, DECISIONS_QUEUE))
 
 
 def waiting(app: Celery, pool: str) -> int:
