@@ -72,6 +72,8 @@ class Parts:
             self.dispatcher.keys_changed(tenant, change.keys)
         if change.undecided:
             self.dispatcher.undecided(tenant, run_id)
+        if change.to_stop:
+            self.dispatcher.cancelled(run_id)
 
 
 def attach(app: Flask, parts: Parts) -> None:

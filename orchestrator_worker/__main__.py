@@ -12,6 +12,7 @@ from typing import cast
 import structlog
 
 from orchestrator_worker import work_folders
+from orchestrator_worker.cancel_listener import CancelListener
 from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery, worker_queues
 from orchestrator_worker.lease import LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
@@ -24,6 +25,7 @@ from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import WorkerId
 from shared.errors import OrchestratorError, Unavailable
 from shared.log import configure_logging
+from shared.messaging.cancel_hints import CancelHints
 from shared.messaging.complaint import TALLY
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
@@ -88,6 +90,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     )
     register(app, runner)
     listener = WarmListener(db, catalog, worker_id)
+    cancel_listener = CancelListener(CancelHints(settings.redis_url), keeper.renew_soon)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
     watchdog = Watchdog(
@@ -102,6 +105,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     work_folders.sweep(settings.work_dir)
     keeper.start()
     listener.start()
+    cancel_listener.start()
     watchdog.start()
     LOGGER.info(
         "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
@@ -118,6 +122,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     except Unavailable:
         LOGGER.info("worker_not_deregistered")
     listener.close()
+    cancel_listener.close()
     keeper.close()
     db.close()
     shutdown.finished()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from shared.domain.models import Claim
+from shared.domain.models import Claim, RunId
 from shared.errors import Unavailable
 from shared.messaging.complaint import Complaint
 from shared.plugins import Stop, StopReason
@@ -69,6 +69,8 @@ class LeaseKeeper:
         self._watch_until = float("-inf")
         self._stopped: StopReason | None = None
         self._closed = threading.Event()
+        self._hurry = threading.Event()
+        self._wanted: set[RunId] = set()
         self._heartbeat_seconds = heartbeat_ms / 1000
         self._next_heartbeat = float("-inf")
         self._threads: list[threading.Thread] = []
@@ -87,6 +89,7 @@ class LeaseKeeper:
         with self._lock:
             self._closed.set()
             self._watch_changed.notify()
+        self._hurry.set()
         for thread in self._threads:
             thread.join(1.0)
 
@@ -129,12 +132,24 @@ class LeaseKeeper:
         """Tell how many claims are held."""
         return len(self._leases)
 
+    def renew_soon(self, run_ids: frozenset[RunId]) -> None:
+        """Renew the leases of these runs at once, if any is held, and so learn what became of the runs."""
+        with self._lock:
+            wanted = {lease.held.run_id for lease in self._leases} & run_ids
+            self._wanted |= wanted
+        if wanted:
+            self._hurry.set()
+
     def renew_once(self) -> None:
-        """Renew the leases that are not fresh, in one statement; raises StoreUnavailable."""
+        """Renew the leases that are not fresh or that somebody asked for; raises StoreUnavailable."""
         before = time.monotonic()
-        leases = {
-            lease.held: lease for lease in self._snapshot() if before - lease.confirmed >= self._period / 2
-        }
+        with self._lock:
+            wanted, self._wanted = self._wanted, set()
+            leases = {
+                lease.held: lease
+                for lease in self._leases
+                if before - lease.confirmed >= self._period / 2 or lease.held.run_id in wanted
+            }
         if not leases:
             return
         renewals = {renewal.held: renewal for renewal in self._renew(list(leases))}
@@ -166,7 +181,9 @@ class LeaseKeeper:
                 # Without this thread every lease of the process would run out.
                 self.failed.note(error)
                 LOGGER.exception("lease_renewal_failed")
-            if self._closed.wait(pause):
+            self._hurry.wait(pause)
+            self._hurry.clear()
+            if self._closed.is_set():
                 return
 
     def _watch_forever(self) -> None:

@@ -88,7 +88,7 @@ class Settings:
     lease_ms: int = _setting(15_000, value.whole_number(500, 600_000))
     handoff_ms: int = _setting(100, value.whole_number(0, 60_000))
     grace_ms: int = _setting(20_000, value.whole_number(0, 86_400_000))
-    kill_grace_ms: int = _setting(2_000, value.whole_number(0, 600_000))
+    kill_grace_ms: int = _setting(1_500, value.whole_number(0, 600_000))
     heartbeat_ms: int = _setting(3_000, value.whole_number(50, 60_000))
     """How often workers and sweepers tell that they are alive; they may miss it three times."""
     sweep_interval_ms: int = _setting(500, _milliseconds)

@@ -13,6 +13,7 @@ from tests.support.servers import Servers, private_servers
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", type=int, help="calls of each operation (make openapi)")
+    parser.addoption("--races", type=int, default=60, help="cancellations that race with completions")
 
 
 @pytest.fixture(scope="session")

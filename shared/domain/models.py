@@ -310,6 +310,7 @@ class Change:
     ``ready_pools`` need a dispatch. ``undecided`` tells that steps wait for their ``when``
     to be evaluated. ``next`` is a step claimed in the same transaction (hand-off).
     ``keys`` are concurrency keys of which a place was left, or for which a step began to wait.
+    ``to_stop`` tells that steps of a cancelled run may still run.
     """
 
     accepted: bool
@@ -318,6 +319,7 @@ class Change:
     next: Claim | None = None
     run_ended: bool = False
     keys: frozenset[str] = frozenset()
+    to_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

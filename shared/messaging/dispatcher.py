@@ -14,6 +14,7 @@ from celery import Celery
 
 from shared.domain.models import RunId, TenantId
 from shared.errors import Unavailable
+from shared.messaging import cancel_hints
 from shared.messaging.complaint import Complaint
 from shared.messaging.doorbell import send, send_decide
 from shared.messaging.run_traces import RunTraces
@@ -45,17 +46,20 @@ class _Hints:
     """Runs with decisions to make."""
     places: set[tuple[TenantId, str]] = field(default_factory=set)
     """Tenants with concurrency keys that have a place to give away, or somebody who wants one."""
+    cancelled: set[RunId] = field(default_factory=set)
+    """Runs with steps that run and are to be stopped."""
     freed: dict[tuple[str, TenantId], Use] = field(default_factory=dict)
     """Pools of which slots were freed, with what the tenants have had of them."""
 
     @property
     def pressing(self) -> bool:
         """Tell whether somebody waits for what is hinted at."""
-        return bool(self.ready or self.runs or self.places)
+        return bool(self.ready or self.runs or self.places or self.cancelled)
 
     @property
     def full(self) -> bool:
-        return len(self.ready) + len(self.runs) + len(self.places) + len(self.freed) >= MAX_HINTS
+        pressing = len(self.ready) + len(self.runs) + len(self.places) + len(self.cancelled)
+        return pressing + len(self.freed) >= MAX_HINTS
 
 
 class Dispatcher:
@@ -119,6 +123,13 @@ class Dispatcher:
                 self._hints.runs.add((tenant, run_id))
                 self._wake()
 
+    def cancelled(self, run_id: RunId) -> None:
+        """Have the workers that run steps of this run look at once whether to stop them."""
+        with self._changed:
+            if self._has_room(self._hints.cancelled, run_id):
+                self._hints.cancelled.add(run_id)
+                self._wake()
+
     def close(self, *, within_seconds: float = 5.0) -> None:
         """Serve the hints taken so far and end the thread, or leave it behind after ``within_seconds``."""
         with self._changed:
@@ -153,6 +164,7 @@ class Dispatcher:
                     self._changed.wait(GATHER_SECONDS)
                 hints, self._hints = self._hints, _Hints()
             try:
+                cancel_hints.send(self._app, hints.cancelled)
                 self._give_places(hints)
                 self._ring(hints)
                 send_decide(self._app, list(hints.runs), self.traces)

@@ -180,7 +180,8 @@ def cancel(db: Transactions, tenant: TenantId, run_id: RunId, *, reason: str | N
         raise RunNotFound(f"no run {run_id}")
     if status in (RunStatus.COMPLETED, RunStatus.FAILED):
         raise RunAlreadyFinished(f"run {run_id} has {status}")
-    return get(db, tenant, run_id), Change(accepted=True, run_ended=status.is_terminal)
+    ended = status.is_terminal
+    return get(db, tenant, run_id), Change(accepted=True, run_ended=ended, to_stop=not ended)
 
 
 def _get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run:

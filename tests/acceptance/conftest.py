@@ -32,3 +32,9 @@ def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             sys.stdout.write(f"\n{line}\n")
 
     return write
+
+
+@pytest.fixture
+def races(request: pytest.FixtureRequest) -> int:
+    """How often things that race are to race."""
+    return int(request.config.getoption("--races"))
