@@ -334,10 +334,12 @@ def parse_run(body: Mapping[str, object]) -> tuple[TenantId, RunId]:
 
 
 def _parse_ids(body: Mapping[str, object], names: set[str]) -> tuple[TenantId, RunId]:
-    if set(body) != names:
+    version = body.get("v")
+    if type(version) is not int or version < 1:
+        raise ForgedMessage("no version")
+    # A newer release adds fields, and keeps what these mean: during a rolling upgrade we get its messages.
+    if not names.issubset(body) or (version <= MESSAGE_VERSION and set(body) != names):
         raise ForgedMessage("other fields than a doorbell has")
-    if type(body["v"]) is not int or body["v"] != MESSAGE_VERSION:
-        raise ForgedMessage("another version than ours")
     tenant, run_id = body["tenant"], body["run_id"]
     if not isinstance(tenant, str) or TENANT.fullmatch(tenant) is None:
         raise ForgedMessage("tenant is no tenant's name")

@@ -26,6 +26,8 @@ from shared.messaging.celery_app import (
 from shared.messaging.run_traces import RunTraces
 
 MESSAGE_VERSION = 1
+"""Goes up when a field is added. Workers of the release before get the message, too, and pass over what they
+do not know; so a field never changes its meaning and is never taken away: that would be another task."""
 
 MAX_DECISIONS = 1_000
 """About so many runs may wait in Redis for their decisions. The others are found in PostgreSQL."""

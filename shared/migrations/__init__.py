@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from shared.errors import StoreUnavailable
@@ -30,17 +30,21 @@ def _config() -> Config:
     return config
 
 
-def upgrade(url: str) -> None:
-    """Bring the database at ``url`` to the newest schema; its role may create schemas and roles.
+def upgrade(url: str, *, revision: str = "head") -> None:
+    """Bring the database at ``url`` to the newest schema, or to that of a revision.
 
-    Safe to call from several processes at once: an advisory lock lets one through.
+    Its role must be one that may create schemas and roles.
+    Safe to call from several processes at once: an advisory lock lets one through. A schema of
+    a newer release stays as it is: it serves this one, too.
     """
     config = _config()
     engine = _engine(url)
     try:
         with engine.begin() as connection:
+            if _is_beyond(_current(connection), _head()):
+                return
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         engine.dispose()
 
@@ -50,13 +54,28 @@ def check(url: str) -> list[str]:
     engine = _engine(url)
     try:
         with engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table_schema": "orch"})
-            current = context.get_current_revision()
+            current = _current(connection)
     except psycopg2.OperationalError as error:
         raise StoreUnavailable("PostgreSQL is out of reach") from error
     finally:
         engine.dispose()
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if current == head:
+    head = _head()
+    if current == head or _is_beyond(current, head):
         return []
     return [f"the schema is at {current or 'nothing'}, this release needs {head}: run `orch db upgrade`"]
+
+
+def _current(connection: Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table_schema": "orch"})
+    return context.get_current_revision()
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _is_beyond(current: str | None, head: str) -> bool:
+    """Tell whether a newer release has migrated already: revisions are numbers, and only ever add."""
+    return current is not None and current > head

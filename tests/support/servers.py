@@ -41,9 +41,9 @@ class Servers:
     def new_database(self) -> Iterator[str]:
         """Clone the migrated template for one test; give its name."""
         name = f"test_{next(_numbers)}"
-        self._maintain(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+        self.maintain(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
         yield name
-        self._maintain(f"DROP DATABASE {name} WITH (FORCE)")
+        self.maintain(f"DROP DATABASE {name} WITH (FORCE)")
 
     @contextmanager
     def new_redis_url(self) -> Iterator[str]:
@@ -57,7 +57,8 @@ class Servers:
             yield embedded_redis.redis_url(self.sockets, number)
             client.flushdb()
 
-    def _maintain(self, statement: str) -> None:
+    def maintain(self, statement: str) -> None:
+        """Run a statement about databases, which no transaction may hold."""
         connection = psycopg2.connect(self.url("postgres", user=postgres.OWNER))
         try:
             connection.autocommit = True

@@ -70,9 +70,18 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    folder: Path, signer: Signer, database_url: str, redis_url: str, *options: str, **environ: str
+    folder: Path,
+    signer: Signer,
+    database_url: str,
+    redis_url: str,
+    *options: str,
+    code: str = "",
+    **environ: str,
 ) -> Iterator[Web]:
-    """Start gunicorn on a free port, and end it afterwards, whatever happened."""
+    """Start gunicorn on a free port, and end it afterwards, whatever happened.
+
+    ``code`` is the folder of another release.
+    """
     (folder / "jwks.json").write_text(jwks(signer))
     secret = folder / "secret"
     secret.write_bytes(b"k" * 32)
@@ -94,6 +103,7 @@ def serving(
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "--config", "python:orchestrator_api.gunicorn_conf", *options],
             env=environment,
+            cwd=code or None,
             stdout=output,
             stderr=output,
         )

@@ -87,6 +87,8 @@ class Fleet:
     service_db: Database
     dispatcher: Dispatcher
     processes: list[Process] = field(default_factory=list)
+    code: Path = ROOT
+    """The release that processes are started from."""
 
     def worker(self, **environ: str) -> Process:
         """Start a worker and wait until it takes messages."""
@@ -158,7 +160,7 @@ class Fleet:
             popen = subprocess.Popen(
                 [sys.executable, "-m", module],
                 env={**self.environ, **environ},
-                cwd=ROOT,
+                cwd=self.code,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

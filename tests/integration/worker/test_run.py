@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.domain.models import StepId, StepSpec
+from shared.domain.models import JsonObject, StepId, StepSpec
 from shared.domain.states import AttemptStatus, ErrorCode, RunStatus, StepStatus
 from shared.messaging import doorbell
 from shared.messaging.celery_app import queue_name
@@ -167,7 +167,9 @@ def test_a_worker_is_in_the_fleet_while_it_lives(fleet: Fleet) -> None:
     "kwargs",
     [
         {},
-        {"v": 2, "tenant": "acme", "run_id": "{run}", "step_no": 0},
+        {"v": 0, "tenant": "acme", "run_id": "{run}", "step_no": 0},
+        {"v": 2, "tenant": "rival", "run_id": "{run}", "step_no": 0, "since": "the next release"},
+        {"v": 2, "run_id": "{run}", "step_no": 0},
         {"v": True, "tenant": "acme", "run_id": "{run}", "step_no": 0},
         {"v": 1, "tenant": "acme", "run_id": "{run}"},
         {"v": 1, "tenant": "acme", "run_id": "{run}", "step_no": True},
@@ -203,6 +205,35 @@ def test_a_forged_doorbell_runs_nothing(fleet: Fleet, kwargs: dict[str, object])
 
     fleet.completed(other)
     assert fleet.steps(untouched)[0].attempt == 0
+
+
+@pytest.mark.parametrize("task", ["execute_step", "decide_run"])
+def test_messages_of_two_versions_are_served_side_by_side(fleet: Fleet, task: str) -> None:
+    worker = fleet.worker()
+    # Neither the next release's field nor its version says anything to us.
+    versions: list[JsonObject] = [{"v": 1}, {"v": 2, "since": "the next release", "priority": {"of": [1]}}]
+    when = "1 == 1" if task == "decide_run" else None
+    spec = fleet.publish(dag("one", [replace(step("s0"), when=when)]))
+    queue, more = ("decisions", {}) if task == "decide_run" else (queue_name("default"), {"step_no": 0})
+    runs = [fleet.start(spec, ring=False) for _ in range(20)]
+    for number, run_id in enumerate(runs):
+        body = {**versions[number % 2], "tenant": "acme", "run_id": str(run_id), **more}
+        fleet.app.send_task(f"orchestrator.{task}", kwargs=body, queue=queue)
+    for run_id in runs:
+        fleet.completed(run_id)
+    assert not worker.events("message_refused")
+
+
+def test_a_message_that_only_a_later_release_reads_is_refused_and_its_step_is_served(fleet: Fleet) -> None:
+    worker = fleet.worker()
+    run_id = fleet.start(fleet.publish(chain(1)), ring=False)
+    body = {"v": 2, "tenant": "acme", "run": str(run_id), "step_no": 0}
+    fleet.app.send_task("orchestrator.execute_step", kwargs=body, queue=queue_name("default"))
+    fleet.app.send_task("orchestrator.execute_steps", kwargs=body, queue=queue_name("default"))
+    eventually(lambda: worker.events("message_refused"))
+    assert fleet.steps(run_id)[0].attempt == 0
+    fleet.sweeper()
+    fleet.completed(run_id)
 
 
 def _message(**changes: object) -> bytes:
