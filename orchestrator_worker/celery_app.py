@@ -122,6 +122,19 @@ class DoorbellConsumer(Consumer):
             note, interval_start=1, interval_step=0, interval_max=1, callback=state.maybe_shutdown
         )
 
+    def on_unknown_message(self, body: object, message: Message) -> None:
+        """Refuse. Celery's own would log the message, whatever its size and whatever it holds."""
+        raise ValueError("no task's message")
+
+    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
+        raise ValueError("no task of ours")
+
+    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
+        raise ValueError("no call of a task") from exc
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        raise ValueError("no body of a message") from exc
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*args, **kwargs)
 

@@ -11,6 +11,9 @@ import structlog
 
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+LONGEST_REASON = 500
+"""The text of an error may hold what caused it, and that may be a message of any size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Noted:
@@ -79,5 +82,5 @@ class Complaint:
             if now - self._told_at < self._every_seconds:
                 return
             times, self._told_count, self._told_at = self._count - self._told_count, self._count, now
-        reason = None if error is None else f"{type(error).__name__}: {error}"
+        reason = None if error is None else f"{type(error).__name__}: {error}"[:LONGEST_REASON]
         LOGGER.warning(self._event, times=times, reason=reason, **facts)

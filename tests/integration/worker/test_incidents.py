@@ -85,6 +85,29 @@ def test_a_message_that_is_refused_is_counted(fleet: Fleet) -> None:
     eventually(lambda: count(fleet.service_db, "worker", "message_refused") == 1, within=5)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"body": "%s", "headers": {}, "properties": {}}',
+        b'{"body": "W1tdLCB7fSwge31d", "headers": {"task": "%s", "id": "1"},'
+        b' "content-type": "application/json", "content-encoding": "utf-8",'
+        b' "properties": {"delivery_info": {}, "delivery_tag": "t", "body_encoding": "base64"}}',
+        b"%s",
+    ],
+    ids=["body", "task", "bytes"],
+)
+def test_a_message_of_any_size_is_refused_and_nothing_of_it_is_logged(fleet: Fleet, message: bytes) -> None:
+    worker = fleet.worker(ORCH_HEARTBEAT_MS="200")
+    with fleet.redis() as client:
+        client.lpush("orchestrator:steps.default", message.replace(b"%s", b"x" * 20_000_000))
+    eventually(lambda: doorbell.waiting(fleet.app, "default") == 0)
+
+    fleet.completed(fleet.start(fleet.publish(chain(2))), within=30)
+
+    assert worker.alive
+    assert worker.log.stat().st_size < 100_000
+
+
 def test_a_poisoned_run_holds_up_no_other_and_is_told_of(fleet: Fleet, owner_url: str) -> None:
     worker = fleet.worker()
     poisoned = fleet.start(fleet.publish(sleeper(60_000, name="poisoned")))
