@@ -47,6 +47,8 @@ def deregister_sweeper(db: Database, sweeper_id: str) -> None:
 
 def forget_dead(db: Database) -> None:
     """Remove workers and sweepers that have not been heard of for an hour."""
-    with db.transaction(None) as cur:
+    # A statement each: a sweeper that is frozen here must hold no locks.
+    with db.statement(None) as cur:
         store.forget_dead(cur)
+    with db.statement(None) as cur:
         store.forget_dead_sweepers(cur)

@@ -231,6 +231,16 @@ def test_two_sweepers_do_not_disturb_each_other(fleet: Fleet, tmp_path: Path) ->
     assert all(process.alive for process in fleet.processes)
 
 
+def test_a_sweeper_that_is_frozen_at_any_moment_holds_up_no_other(fleet: Fleet, tmp_path: Path) -> None:
+    frozen, _ = (fleet.sweeper(ORCH_SWEEP_INTERVAL_MS="10") for _ in range(2))
+    fleet.worker()
+    for number in range(8):
+        run_id = fleet.start(fleet.publish(flaky(tmp_path / f"m{number}", name=f"flaky{number}")), ring=False)
+        frozen.send(signal.SIGSTOP)
+        fleet.completed(run_id, within=10)
+        frozen.send(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_sweeper_ends_at_once(fleet: Fleet, number: signal.Signals) -> None:
     sweeper = fleet.sweeper(ORCH_SWEEP_INTERVAL_MS="60000")

@@ -252,7 +252,7 @@ def test_a_worker_cut_off_from_postgresql_ends_its_command_before_another_can_be
             # The last renewal may have been granted just before.
             eventually(lambda tree=tree: not alive(tree), within=LEASE_S)  # type: ignore[misc]
             successor = fleet.worker(**LEASE)
-            eventually((tmp_path / "beats.2").exists)
+            eventually(lambda: (tmp_path / "beats.2").exists() and (tmp_path / "beats.2").read_text())
             last = int((tmp_path / "beats.1").read_text().split()[-1])
             lost = fleet.attempts(run_id)[0]
             assert lost.status is AttemptStatus.LOST
