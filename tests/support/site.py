@@ -12,6 +12,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 from types import MappingProxyType
 from typing import cast
 
+import httpx
 import psycopg2
 import redis
 
@@ -19,7 +20,7 @@ from orchestrator_cli.keys import Grant, mint
 from shared.embedded.process_tree import descendants, start_ticks
 from tests.support.eventually import eventually
 from tests.support.invariants import check_invariants
-from tests.support.rest import Document, Rest
+from tests.support.rest import API, Document, Rest
 from tests.support.stack import ALL_SCOPES, RunningStack, alive, running_stack
 
 LEASE_S = 3.0
@@ -63,6 +64,18 @@ class Site:
         """Name the worker program that makes an attempt: its id holds its pid."""
         pid = int(attempt["workerId"].rsplit("-", 2)[1])
         return next(name for name, worker in self.processes().items() if worker == pid)
+
+    def is_healthy(self) -> bool:
+        """Tell whether the API answers, and says that all it needs is there."""
+        try:
+            answer = httpx.get(f"{self.stack.url}{API}/admin/health", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    def await_health(self, *, within: float = 30.0) -> None:
+        """Wait until the API is there and has all it needs."""
+        eventually(self.is_healthy, within=within)
 
     def signal(self, name: str, number: Signals) -> int:
         """Send a signal to one of the programs; give its pid."""
