@@ -7,7 +7,7 @@ CASES ?= 500
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock fmt lint type test openapi bench fuzz up demo ci
+.PHONY: help setup lock fmt lint type test openapi bench fuzz chaos up demo ci
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: setup ## Measure the shapes against Celery's own canvas, write docs/bench
 
 fuzz: setup ## Send hostile requests to a stack of its own (ARGS="--requests 1000000 --seed x").
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+chaos: setup ## Break a stack of its own for CHAOS_MINUTES (ARGS="--seed x"), and hold it to what must hold.
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 up: setup ## Start the whole stack in the foreground (data in .orch).
 	$(BIN)/orch up

@@ -1,0 +1,1 @@
+"""Chaos: a stack under load, faults drawn from a seed, and what must hold when they are over."""
