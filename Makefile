@@ -7,7 +7,7 @@ CASES ?= 500
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock fmt lint type test openapi bench fuzz chaos up demo ci
+.PHONY: help setup lock fmt lint type test openapi bench fuzz chaos mutation up demo ci
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ fuzz: setup ## Send hostile requests to a stack of its own (ARGS="--requests 100
 
 chaos: setup ## Break a stack of its own for CHAOS_MINUTES (ARGS="--seed x"), and hold it to what must hold.
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+mutation: setup ## Take one guard away at a time, and see that tests notice (ARGS="--only lease").
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 up: setup ## Start the whole stack in the foreground (data in .orch).
 	$(BIN)/orch up
