@@ -78,7 +78,7 @@ MUTANTS = (
         where="shared/store/sql/work.sql",
         old="AND s.attempt = h.attempt\nRETURNING s.tenant, s.run_id, s.step_no, s.attempt,",
         new="\nRETURNING s.tenant, s.run_id, s.step_no, h.attempt,",
-        red=f"{LEDGER}/test_model.py::test_the_ledger_does_what_the_model_does",
+        red=f"{LEDGER}/test_transitions.py::test_a_renewed_lease_is_not_rescued_and_a_lost_one_is_not_renewed",
     ),
     Mutant(
         name="a step is taken whatever its state",
@@ -127,7 +127,7 @@ MUTANTS = (
         where="orch.cancel_run",
         old="AND s.status IN ('pending', 'queued', 'retrying')",
         new="AND s.status IN ('pending', 'queued')",
-        red=f"{LEDGER}/test_model.py::test_the_ledger_does_what_the_model_does",
+        red=f"{LEDGER}/test_transitions.py::test_cancel_ends_what_has_not_begun_and_the_run_once_nothing_runs",
     ),
     Mutant(
         name="a limit counts nothing that runs",
