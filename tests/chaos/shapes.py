@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.rest import Document, Rest, shell
@@ -19,6 +19,7 @@ class Shape:
     steps: list[Document]
     edges: tuple[str, ...]
     ends: frozenset[str]
+    metadata: Document = field(default_factory=dict)
 
 
 COMPLETES = frozenset({"completed"})
@@ -69,6 +70,12 @@ def shapes(sink: Path) -> dict[str, Shape]:
             edges=("a>only-after-failure", "a>off", "never>in-any-case", "a>z", "never>z", "off>z"),
             ends=COMPLETES,
         ),
+        "two-at-a-time": Shape(
+            steps=[{**sleep(step, 50), "concurrencyKey": "gate"} for step in ("a", "b", "c")],
+            edges=("a>c",),
+            ends=COMPLETES,
+            metadata={"concurrencyLimits": {"gate": 2}},
+        ),
         "failure": Shape(
             steps=[
                 shell("breaks", NOTE + "exit 3", env=env),
@@ -99,4 +106,4 @@ def shapes(sink: Path) -> dict[str, Shape]:
 def publish(rest: Rest, all_shapes: dict[str, Shape]) -> None:
     """Publish all shapes for a tenant."""
     for name, shape in all_shapes.items():
-        rest.publish(name, shape.steps, *shape.edges)
+        rest.publish(name, shape.steps, *shape.edges, metadata=shape.metadata)

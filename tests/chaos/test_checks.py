@@ -103,7 +103,7 @@ def test_more_steps_at_once_than_the_limit_allows_are_counted(cur: Cursor, ledge
     ledger.claimed(run, "b")
     cur.execute("INSERT INTO orch.tenant_limits (tenant, max_running_steps) VALUES ('acme', 1)")
     (problem,) = checks.ledger_problems(cur)
-    assert problem == "acme had 2 steps running at once and may have 1"
+    assert problem == "('acme', None): 2 ran at a time, 1 may"
     cur.execute("UPDATE orch.tenant_limits SET max_running_steps = 2")
     assert [*checks.ledger_problems(cur)] == []
 

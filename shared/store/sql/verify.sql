@@ -267,6 +267,18 @@ SELECT
     'step ' || j.step_no
 FROM judged AS j WHERE j.error_code = 'UPSTREAM_FAILED' AND NOT j.failed
 UNION ALL
+SELECT
+    'no more steps have a place of a concurrency key than it has', s.tenant, min(s.run_id::text),
+    s.concurrency_key || ' ' || count(*) || '/' || max(d.concurrency_limit)
+FROM orch.steps AS s
+INNER JOIN orch.runs AS r ON s.tenant = r.tenant AND s.run_id = r.run_id
+INNER JOIN orch.dag_steps AS d
+    ON r.tenant = d.tenant AND r.dag_version_id = d.dag_version_id AND s.step_no = d.step_no
+WHERE
+    s.concurrency_key IS NOT NULL
+    AND (s.status = 'running' OR (s.status = 'queued' AND s.sent_utc IS DISTINCT FROM 'infinity'))
+GROUP BY s.tenant, s.concurrency_key HAVING count(*) > max(d.concurrency_limit)
+UNION ALL
 SELECT 'a step belongs to a run of its tenant', s.tenant, s.run_id::text, 'step ' || s.step_no
 FROM orch.steps AS s
 WHERE NOT EXISTS (SELECT 1 FROM orch.runs AS r WHERE r.tenant = s.tenant AND r.run_id = s.run_id);

@@ -117,6 +117,10 @@ BREAKS = {
     "a step is skipped for a failure before it only when there was one": (
         f"UPDATE orch.steps SET error_code = 'UPSTREAM_FAILED' WHERE {COMPLETED} AND status = 'skipped'"
     ),
+    "no more steps have a place of a concurrency key than it has": (
+        "UPDATE orch.dag_steps SET concurrency_key = 'key', concurrency_limit = 1;"
+        f"UPDATE orch.steps SET concurrency_key = 'key' WHERE {RUNNING} OR {WAITING}"
+    ),
     "a step belongs to a run of its tenant": f"UPDATE orch.steps SET tenant = 'rival' WHERE {COMPLETED}",
     "a run has counted its steps, those that are open and those that failed": (
         f"UPDATE orch.runs SET open_steps = open_steps + 1 WHERE {WAITING}"
