@@ -78,7 +78,7 @@ MUTANTS = (
         where="shared/store/sql/work.sql",
         old="AND s.attempt = h.attempt\nRETURNING s.tenant, s.run_id, s.step_no, s.attempt,",
         new="\nRETURNING s.tenant, s.run_id, s.step_no, h.attempt,",
-        red=f"{LEDGER}/test_transitions.py::test_a_renewed_lease_is_not_rescued_and_a_lost_one_is_not_renewed",
+        red=f"{LEDGER}/test_renewals.py",
     ),
     Mutant(
         name="a step is taken whatever its state",
@@ -99,7 +99,7 @@ MUTANTS = (
         where="orch.rescue",
         old="SET status = 'lost', ended_utc = v_now, error_code = 'WORKER_LOST'",
         new="SET error_code = 'WORKER_LOST'",
-        red=f"{LEDGER}/test_random_runs.py",
+        red=f"{LEDGER}/test_transitions.py::test_a_step_that_loses_five_attempts_fails_as_lost",
     ),
     Mutant(
         name="a step does not wait for its last predecessor",
