@@ -70,6 +70,12 @@ def shapes(sink: Path) -> dict[str, Shape]:
             edges=("a>only-after-failure", "a>off", "never>in-any-case", "a>z", "never>z", "off>z"),
             ends=COMPLETES,
         ),
+        # Longer than a lease: it is renewed, or lost with its worker.
+        "long": Shape(
+            steps=[sleep("nap", 4_000), command("works", "sleep 1.5"), noop("after")],
+            edges=("nap>after", "works>after"),
+            ends=EITHER,
+        ),
         "two-at-a-time": Shape(
             steps=[{**sleep(step, 50), "concurrencyKey": "gate"} for step in ("a", "b", "c")],
             edges=("a>c",),
