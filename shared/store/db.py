@@ -228,7 +228,10 @@ class Database:
             connection = self._checkout()
             try:
                 yield connection
-            except _OUT_OF_REACH as error:
+            except psycopg2.Error as error:
+                # A server process that is killed within a query is told of by the base class, DatabaseError.
+                if not isinstance(error, _OUT_OF_REACH) and not connection.closed:
+                    raise
                 raise StoreUnavailable(f"PostgreSQL: {type(error).__name__}") from error
             finally:
                 self._checkin(connection)
