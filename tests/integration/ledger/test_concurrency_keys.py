@@ -18,7 +18,7 @@ from tests.support.ledger import LONG_MS, WORKER, Ledger, failed, succeeded
 from tests.support.limits_held import check_limits_held, peaks
 
 DEFAULT = frozenset({"default"})
-DB: JsonObject = {"concurrencyKey": "db"}
+DB: JsonObject = {"concurrencyKey": "db", "retry": {"maxAttempts": 2}}
 
 
 def keyed(

@@ -37,7 +37,7 @@ from tests.support.ledger import TRACE, Ledger, succeeded
 
 OTHER = TenantId("other")
 WARM_ID = uuid7()
-CALL = CallKey(key="once", method="POST", path="/runs")
+CALL = CallKey(key="once", method="POST", path="/dags")
 ENTRY = AuditEntry(
     audit_id=uuid7(),
     at_utc=datetime(2026, 11, 27, tzinfo=UTC),
