@@ -92,9 +92,13 @@ class Fleet:
 
     def worker(self, **environ: str) -> Process:
         """Start a worker and wait until it takes messages."""
-        process = self._start("orchestrator_worker", environ)
+        process = self.begin_worker(**environ)
         eventually(lambda: process.events("worker_ready") or not process.alive, within=20)
         return process
+
+    def begin_worker(self, **environ: str) -> Process:
+        """Start a worker and do not wait for it."""
+        return self._start("orchestrator_worker", environ)
 
     def sweeper(self, **environ: str) -> Process:
         """Start a sweeper."""

@@ -1,0 +1,271 @@
+"""How long it takes until what was lost goes on, with the defaults and with short timings."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median, quantiles
+
+import redis
+
+from shared.config import Settings
+from shared.domain.models import DagSpec, RunId, TenantId
+from shared.domain.states import AttemptStatus, ErrorCode
+from shared.embedded import redis as embedded_redis
+from shared.messaging import doorbell
+from shared.services import dags, dispatch, runs
+from shared.store.db import Database
+from tests.integration.worker.fleet import (
+    ACME,
+    TIMINGS,
+    Fleet,
+    Process,
+    chain,
+    dag,
+    new_fleet,
+    sleeper,
+    step,
+    wide,
+)
+from tests.support.eventually import eventually
+from tests.support.servers import own_redis
+
+DEFAULTS = dict.fromkeys(TIMINGS, "")
+"""An empty variable counts as one that is not given."""
+SHORT = {"ORCH_LEASE_MS": "3000", "ORCH_SWEEP_INTERVAL_MS": "500", "ORCH_RESEND_AFTER_MS": "1000"}
+ELSEWHERE_WITHIN_S = Settings().lease_ms / 1000 + 2
+SENT_AGAIN_WITHIN_S = 5.0
+RIVAL = TenantId("rival")
+
+
+def now(db: Database) -> datetime:
+    with db.statement(None) as cur:
+        cur.execute("SELECT clock_timestamp()")
+        moment = cur.fetchall()[0][0]
+        assert isinstance(moment, datetime)
+        return moment
+
+
+def p95(values: Sequence[float]) -> float:
+    return quantiles(values, n=20)[-1]
+
+
+def test_a_killed_workers_step_runs_elsewhere_soon_after_its_lease(fleet: Fleet) -> None:
+    fleet.sweeper(**DEFAULTS)
+    worker = fleet.worker(**DEFAULTS)
+    run_id = fleet.start(fleet.publish(sleeper(60_000)))
+    fleet.until_running(run_id)
+    fleet.worker(**DEFAULTS)
+
+    killed = now(fleet.service_db)
+    worker.popen.kill()
+    eventually(lambda: len(fleet.attempts(run_id)) == 2, within=ELSEWHERE_WITHIN_S)
+
+    assert (fleet.attempts(run_id)[1].started_utc - killed).total_seconds() <= ELSEWHERE_WITHIN_S
+
+
+def test_messages_that_redis_has_lost_are_sent_again_within_seconds(fleet: Fleet) -> None:
+    fleet.worker(**DEFAULTS)
+    fleet.sweeper(**DEFAULTS)
+    made_of = [step("s0"), replace(step("s1"), when="true")]
+    started = [
+        fleet.start(fleet.publish(chain(1)), ring=False),
+        fleet.start(fleet.publish(dag("asking", made_of[1:])), ring=False),
+    ]
+    lost = now(fleet.service_db)
+    # Marked as sent, and gone; nobody was asked for the decision, either.
+    dispatch.pick(fleet.service_db, "default", ACME)
+
+    for run_id in started:
+        run = fleet.completed(run_id, within=10)
+        assert run.ended_utc is not None
+        assert (run.ended_utc - lost).total_seconds() <= SENT_AGAIN_WITHIN_S
+
+
+@contextmanager
+def lossy(source: str, sink: str) -> Iterator[tuple[list[int], list[int]]]:
+    """Carry messages from one Redis database to another, and lose 3 of each 10 on the way; count both."""
+    seeded, over, carried, lost = random.Random(7), threading.Event(), [0], [0]
+    fates: list[bool] = []
+
+    def carry() -> None:
+        with redis.Redis.from_url(source) as taking, redis.Redis.from_url(sink) as giving:
+            while not over.is_set():
+                taken = taking.brpop(["orchestrator:steps.default"], timeout=0.1)
+                if taken is None:
+                    continue
+                if not fates:
+                    fates.extend(seeded.sample([True] * 3 + [False] * 7, 10))
+                if fates.pop():
+                    lost[0] += 1
+                else:
+                    giving.lpush(*taken)
+                carried[0] += 1
+
+    thread = threading.Thread(target=carry)
+    thread.start()
+    try:
+        yield carried, lost
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_where_a_third_of_all_messages_is_lost_steps_are_seconds_late_and_none_is_left(
+    tmp_path: Path, database_url: str
+) -> None:
+    with own_redis(tmp_path) as (source, _):
+        sink = embedded_redis.redis_url(tmp_path, 1)
+        with (
+            new_fleet(tmp_path, database_url=database_url, redis_url=source) as fleet,
+            lossy(source, sink) as (carried, lost),
+        ):
+            # Messages that are lost take up what may be out, two a slot, until they are sent again.
+            timings = {**SHORT, "ORCH_SWEEP_INTERVAL_MS": "100", "ORCH_WORKER_CONCURRENCY": "16"}
+            fleet.sweeper(**timings)
+            fleet.worker(**timings, ORCH_REDIS_URL=sink)
+            spec = fleet.publish(chain(1))
+            started = []
+            for _ in range(100):
+                # One by one: what the worker picks itself, for a slot that is free, is not carried.
+                sent = carried[0]
+                started.append(fleet.start(spec))
+                eventually(lambda sent=sent: carried[0] > sent)  # type: ignore[misc]
+            late = []
+            for run_id in started:
+                run = fleet.completed(run_id, within=30)
+                (attempt,) = fleet.attempts(run_id)
+                late.append((attempt.started_utc - run.started_utc).total_seconds())
+    print(f"{lost[0]} lost, p95 {p95(late):.2f} s, max {max(late):.2f} s")
+    assert lost[0] >= 0.2 * carried[0]
+    assert p95(late) <= 3
+
+
+def test_a_duplicate_costs_a_worker_milliseconds(fleet: Fleet) -> None:
+    fleet.worker()
+    run_id = fleet.start(fleet.publish(wide(30)), ring=False)
+    bells = dispatch.pick(fleet.service_db, "default", ACME)
+    doorbell.send(fleet.app, bells)
+    eventually(lambda: fleet.steps(run_id)[0].attempt == 1)
+    costs = []
+    for _ in range(15):
+        since = time.monotonic()
+        shuffled = random.Random(7).sample(bells * 20, len(bells) * 20)
+        doorbell.send(fleet.app, shuffled)
+        eventually(lambda: doorbell.waiting(fleet.app, "default") == 0)
+        costs.append((time.monotonic() - since) * 1000 / len(shuffled))
+    print(f"{median(costs):.2f} ms a duplicate")
+    assert median(costs) <= 10
+    assert {s.attempt for s in fleet.steps(run_id)} <= {0, 1}
+
+
+def test_ten_killed_workers_cost_their_steps_seconds(fleet: Fleet) -> None:
+    fleet.sweeper(**SHORT)
+    # With fewer slots the lost steps wait for free ones as well, behind the messages that are out.
+    slots = {**SHORT, "ORCH_WORKER_CONCURRENCY": "8"}
+    workers = [fleet.worker(**slots) for _ in range(3)]
+    run_id = fleet.start(fleet.publish(wide(60, "sleep", ms=2_000)))
+    killed_at: dict[int, datetime] = {}
+    for _ in range(10):
+        victim = next_victim(fleet, run_id, workers)
+        killed_at[victim.popen.pid] = now(fleet.service_db)
+        victim.send(signal.SIGKILL)
+        victim.wait(within=5)
+        workers.remove(victim)
+        workers.append(fleet.worker(**slots))
+
+    fleet.completed(run_id, within=90)
+
+    waits = []
+    for one in fleet.steps(run_id):
+        attempts = fleet.attempts(run_id, one.step_id)
+        assert [a.status for a in attempts[:-1]] == [AttemptStatus.LOST] * (len(attempts) - 1)
+        for lost, following in pairwise(attempts):
+            pid = int(lost.worker_id.rsplit("-", 2)[1])
+            waits.append((following.started_utc - killed_at[pid]).total_seconds())
+    print(f"{len(waits)} lost attempts, p95 {p95(waits):.2f} s, max {max(waits):.2f} s")
+    assert len(waits) >= 10
+    assert p95(waits) <= 6
+    assert max(waits) <= 10
+
+
+def next_victim(fleet: Fleet, run_id: RunId, workers: Sequence[Process]) -> Process:
+    """Wait until the worker that has lived longest runs a step; give it."""
+    victim = workers[0]
+
+    def works() -> bool:
+        with fleet.service_db.statement(None) as cur:
+            cur.execute(
+                "SELECT count(*) FROM orch.steps WHERE run_id = %(run)s AND worker_id LIKE %(worker)s",
+                {"run": str(run_id), "worker": f"%-{victim.popen.pid}-%"},
+            )
+            return cur.fetchall() != [(0,)]
+
+    eventually(works, within=30)
+    return victim
+
+
+def test_a_step_that_kills_its_workers_slows_its_neighbours_little(fleet: Fleet) -> None:
+    fleet.sweeper(**SHORT)
+    workers = [fleet.worker(**SHORT) for _ in range(4)]
+    neighbour = fleet.start(fleet.publish(wide(6_000, "sleep", ms=100)))
+    eventually(lambda: ended(fleet, neighbour) > 100)
+
+    alone = rate(fleet, neighbour, lambda: ended(fleet, neighbour) > 1_000)
+    kill = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"
+    poison = start_rival(fleet, dag("poison", [step("s0", "command", argv=["sh", "-c", kill])]))
+
+    def is_over() -> bool:
+        for dead in [worker for worker in workers if not worker.alive]:
+            workers.remove(dead)
+            workers.append(fleet.begin_worker(**SHORT))
+        return runs.get(fleet.db, RIVAL, poison).status.is_terminal
+
+    poisoned = rate(fleet, neighbour, is_over)
+
+    assert len(fleet.processes) == 1 + 4 + 5
+    (failed,) = runs.get_with_steps(fleet.db, RIVAL, poison)[1]
+    assert (failed.error_code, failed.attempt) == (ErrorCode.WORKER_LOST, 5)
+    assert not fleet.run(neighbour).status.is_terminal
+    print(f"{alone:.1f} and {poisoned:.1f} steps a second")
+    assert poisoned >= 0.8 * alone
+
+
+def rate(fleet: Fleet, run_id: RunId, is_over: Callable[[], bool]) -> float:
+    """Give how many steps of the run end in a second until something is over."""
+    since, before = time.monotonic(), ended(fleet, run_id)
+    eventually(is_over, within=90)
+    return (ended(fleet, run_id) - before) / (time.monotonic() - since)
+
+
+def ended(fleet: Fleet, run_id: RunId) -> int:
+    with fleet.service_db.statement(None) as cur:
+        cur.execute(
+            "SELECT count(*) FROM orch.steps WHERE run_id = %(run)s AND status = 'succeeded'",
+            {"run": str(run_id)},
+        )
+        return int(cur.fetchall()[0][0])
+
+
+def start_rival(fleet: Fleet, spec: DagSpec) -> RunId:
+    """Start a run of another tenant; the sweeper finds it."""
+    dags.publish(fleet.db, RIVAL, spec, signature=None, created_by="test")
+    run, _, _ = runs.start(
+        fleet.db,
+        RIVAL,
+        dag_id=spec.dag_id,
+        version=None,
+        inputs={},
+        run_token=None,
+        trace_id="0" * 32,
+        created_by="test",
+    )
+    return run.run_id
