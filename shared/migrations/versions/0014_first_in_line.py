@@ -2,7 +2,7 @@
 
 from shared.migrations.sql import run_sql_beside
 
-revision = "0017"
+revision = "0014"
 down_revision = "0013"
 
 
