@@ -740,6 +740,8 @@ END;
 CREATE TABLE orch.pool_clocks (
     pool text COLLATE "C" NOT NULL,
     virtual_time double precision NOT NULL,
+    -- What a message has taken of late, whoever's it was; 0 while nothing is known.
+    cost_ms double precision NOT NULL DEFAULT 0,
     CONSTRAINT pool_clocks_pk PRIMARY KEY (pool)
 ) WITH (fillfactor = 50);
 GRANT SELECT, INSERT, UPDATE ON orch.pool_clocks TO orch_service;
@@ -753,8 +755,9 @@ ALTER TABLE orch.tenant_queues ADD COLUMN held boolean NOT NULL DEFAULT FALSE;
 CREATE INDEX tenant_queues_held ON orch.tenant_queues (tenant) WHERE held;
 
 -- Pick ready steps of a pool for sending, and mark them as sent: the tenant with the smallest virtual
--- time first, its oldest step first, while no more than two messages a slot are out. Returns at once
--- while more than one a slot is out. Rows without a step name pools to be picked from again, for a tenant.
+-- time first, its oldest step first, while no more than two messages a slot are out; or one, where they take
+-- so long that a slot's next one can be sent in time. Returns at once while more than half of that is out.
+-- Rows without a step name pools to be picked from again, for a tenant.
 --
 -- p_ready have got ready steps. p_used_by, p_messages, p_used_ms: whose messages have left their slots, how
 -- many, and how long these were taken for. A pick charges each message with what one has cost of late; what
@@ -765,10 +768,14 @@ CREATE FUNCTION orch.pick(
 ) RETURNS TABLE (tenant text, run_id uuid, step_no integer, pool text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orch, pg_temp AS $$
 DECLARE
+    c_long_ms CONSTANT double precision := 40;
     v_slots integer;
     v_out integer;
     v_budget integer;
     v_known double precision;
+    v_pool_cost double precision;
+    v_each double precision;
+    v_ahead integer;
     v_clock double precision;
     v_turn text;
     v_time double precision;
@@ -787,7 +794,8 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', TRUE);
     -- One picker a pool at a time: it is short, and two would serve the same tenant twice.
     PERFORM pg_advisory_xact_lock(hashtext('orch.pick'), hashtext(p_pool));
-    SELECT k.virtual_time INTO v_known FROM orch.pool_clocks AS k WHERE k.pool = p_pool;
+    SELECT k.virtual_time, k.cost_ms INTO v_known, v_pool_cost FROM orch.pool_clocks AS k
+    WHERE k.pool = p_pool;
     v_clock := coalesce(v_known, 0);
     IF cardinality(p_used_by) > 0 THEN
         UPDATE orch.tenant_queues AS q
@@ -807,6 +815,13 @@ BEGIN
             LEFT JOIN orch.tenant_limits AS l ON l.tenant = n.tenant
         ) AS u
         WHERE q.tenant = u.tenant AND q.pool = p_pool;
+        SELECT sum(n.used_ms) / sum(n.messages) INTO v_each
+        FROM unnest(p_messages, p_used_ms) AS n (messages, used_ms) WHERE n.messages > 0 AND n.used_ms > 0;
+        -- Where it has not changed much, the row need not be written.
+        IF v_each NOT BETWEEN 0.8 * v_pool_cost AND 1.2 * v_pool_cost THEN
+            v_pool_cost := CASE WHEN v_pool_cost = 0 THEN v_each ELSE 0.8 * v_pool_cost + 0.2 * v_each END;
+            UPDATE orch.pool_clocks AS k SET cost_ms = v_pool_cost WHERE k.pool = p_pool;
+        END IF;
         -- A limit is for all pools together: the tenant may be out of line in others, or just being put there.
         FOR v_turn IN
             SELECT n.tenant FROM unnest(p_used_by) AS n (tenant)
@@ -838,10 +853,11 @@ BEGIN
     END IF;
     SELECT count(*) INTO v_out FROM orch.steps AS s
     WHERE s.pool = p_pool AND s.status = 'queued' AND s.sent_utc IS NOT NULL AND s.sent_utc < 'infinity';
-    IF v_out > v_slots THEN
+    v_ahead := CASE WHEN v_pool_cost >= c_long_ms THEN v_slots ELSE 2 * v_slots END;
+    IF v_out > v_ahead / 2 THEN
         RETURN;
     END IF;
-    v_budget := 2 * v_slots - v_out;
+    v_budget := v_ahead - v_out;
     WHILE v_budget > 0 LOOP
         SELECT q.tenant, q.virtual_time, q.cost_ms, coalesce(l.weight, 1), l.max_running_steps
         INTO v_turn, v_time, v_cost, v_weight, v_max
