@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator_worker.step_context import MAX_NAME_BYTES
 from shared.artifacts import ArtifactTooLarge
 from shared.domain.models import ArtifactRef, Json, JsonObject
 from shared.domain.states import ErrorCode
@@ -114,6 +115,9 @@ def _regular_files(folder: Path, context: StepContext) -> Iterator[str]:
     open_folders = [""]
     while open_folders:
         prefix = open_folders.pop()
+        if len(os.fsencode(prefix)) > MAX_NAME_BYTES:
+            # No file below it could be kept, and further down the system does not take the path.
+            raise OutputRefused(f"an output folder's name is over {MAX_NAME_BYTES} bytes: {prefix[:64]!r}...")
         with os.scandir(folder / prefix) as entries:
             for entry in entries:
                 name = prefix + entry.name

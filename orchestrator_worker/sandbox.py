@@ -2,7 +2,8 @@
 
 What is guaranteed on Linux: when ``run`` returns, no process of the tree is left, also none
 that moved to a session of its own; when the worker is killed, the tree is gone within about
-a second. A program that kills its keeper can break this; only a PID namespace can stop it.
+a second. When the keeper is killed, the tree is known by its environment instead: a program
+that kills its keeper and hides from that can break this; only a PID namespace can stop it.
 Elsewhere the guarantee covers the program's process group.
 """
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from orchestrator_worker.stray_processes import kill_strays
 from shared.plugins import Stop, StopReason
 
 KEEPER = Path(__file__).with_name("tree_keeper.py")
@@ -31,11 +33,15 @@ SPARE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to run. The environment is complete: nothing is inherited. No value may hold a NUL."""
+    """What to run. The environment is complete: nothing is inherited. No value may hold a NUL.
+
+    ``folder`` is the attempt's own. A variable should name a path below it: see ``kill_strays``.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,8 @@ def run(
         with os.fdopen(report_write, "wb", buffering=0):
             keeper = _start_keeper(command.cwd, report_write)
         stack.enter_context(keeper)
-        watch = _Watch(keeper, report, wake, kill_grace_seconds, {"out": on_stdout, "err": on_stderr})
+        sinks = {"out": on_stdout, "err": on_stderr}
+        watch = _Watch(keeper, report, wake, kill_grace_seconds, sinks, command.folder)
 
         def wake_up() -> None:
             # The attempt may be over and the socket closed: then there is nobody to wake.
@@ -130,6 +137,7 @@ class _Watch:
         wake: socket.socket,
         kill_grace_seconds: float,
         sinks: Mapping[str, Callable[[bytes], None]],
+        folder: Path,
     ) -> None:
         assert keeper.stdin is not None
         assert keeper.stdout is not None
@@ -140,6 +148,7 @@ class _Watch:
         self._wake = wake
         self._grace_seconds = kill_grace_seconds
         self._sinks = sinks
+        self._folder = folder
         self._reported = b""
         self._give_up_at: float | None = None
         self._selector = selectors.DefaultSelector()
@@ -178,7 +187,7 @@ class _Watch:
                 # The keeper is gone and with it the tree, so the output ends now. Where the
                 # tree can get away from it, somebody may hold the pipes open: wait no longer.
                 self._give_up_at = time.monotonic() + SPARE_SECONDS
-                self._kill_group_of_lost_keeper()
+                self._kill_those_of_lost_keeper()
         if not chunk:
             self._selector.unregister(descriptor)
             self._open.discard(source)
@@ -186,6 +195,8 @@ class _Watch:
     def _give_order(self, reason: StopReason | None) -> None:
         at_once = reason is StopReason.LEASE_LOST
         self._send(b"K" if at_once else b"T")
+        # The command may have stopped it.
+        self._keeper.send_signal(signal.SIGCONT)
         self._give_up_at = time.monotonic() + (0 if at_once else self._grace_seconds) + SPARE_SECONDS
 
     def _send(self, data: bytes) -> None:
@@ -206,20 +217,22 @@ class _Watch:
         return KeeperLost()
 
     def kill(self) -> None:
-        """Make sure that the keeper is gone; without a report, kill the command's group as well."""
+        """Make sure that the keeper is gone; without a report, kill what it watched over as well."""
         self._selector.close()
-        if self._keeper.poll() is None and isinstance(self._ending(), KeeperLost):
-            # An exception is on its way out, or the keeper is stuck. The end of the control
-            # pipe tells it that nobody waits any more.
+        if self._give_up_at is None and self._keeper.poll() is None:
+            # An exception is on its way out. The end of the control pipe tells the keeper that
+            # nobody waits any more. One that is stuck has had its time.
             self._control.close()
             with suppress(subprocess.TimeoutExpired):
                 self._keeper.wait(SPARE_SECONDS)
         self._keeper.kill()
         self._keeper.wait()
-        self._kill_group_of_lost_keeper()
+        self._kill_those_of_lost_keeper()
 
-    def _kill_group_of_lost_keeper(self) -> None:
-        if isinstance(self._ending(), KeeperLost):
-            for line in self._reported.splitlines():
-                with suppress(ProcessLookupError):
-                    os.killpg(int(line.removeprefix(b"started ")), signal.SIGKILL)
+    def _kill_those_of_lost_keeper(self) -> None:
+        if not isinstance(self._ending(), KeeperLost):
+            return
+        for line in self._reported.splitlines():
+            with suppress(ProcessLookupError):
+                os.killpg(int(line.removeprefix(b"started ")), signal.SIGKILL)
+        kill_strays(self._folder)

@@ -13,7 +13,7 @@ from orchestrator_worker.work_folders import WorkFolder
 from shared.artifacts import ArtifactStore
 from shared.domain.models import ArtifactRef, Claim, RunId, Sha256, StepId, TenantId
 from shared.domain.trace import TraceContext
-from shared.errors import ArtifactNotFound
+from shared.errors import ArtifactNotFound, Unavailable
 from shared.plugins import Limits, Stop
 
 LOG_NAME = "log"
@@ -56,7 +56,8 @@ class AttemptLog:
         """Return what was logged, with a mark at the end if some of it was dropped."""
         with self._lock:
             mark = f"\n[log cut here: {self._dropped} more bytes were written]\n" if self._dropped else ""
-            return bytes(self._buffer) + mark.encode()
+            # Copied once: a log may be the largest thing in the worker's memory.
+            return b"".join((self._buffer, mark.encode()))
 
 
 class AttemptContext:
@@ -109,7 +110,11 @@ class AttemptContext:
 
     def work_dir(self) -> Path:
         if self._folder is None:
-            self._folder = WorkFolder(self._work_root)
+            try:
+                self._folder = WorkFolder(self._work_root)
+            except OSError as error:
+                # Whatever it is, it is this worker's trouble: another one, or a later try, may have a folder.
+                raise Unavailable(f"the worker cannot make a work folder: {error.strerror}") from error
         return self._folder.path
 
     def put_artifact(self, name: str, content: Path | bytes, content_type: str | None = None) -> ArtifactRef:

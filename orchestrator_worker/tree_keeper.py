@@ -69,6 +69,14 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def offer_to_oom_killer() -> None:
+    """When memory runs out, have the system end this process and its children before any of ours."""
+    if sys.platform == "linux":
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"1000")
+        os.close(score)
+
+
 def read_spec() -> tuple[float, list[bytes], dict[bytes, bytes]] | None:
     """Read what to run; ``None`` when the worker went away first."""
     header = b""
@@ -102,6 +110,7 @@ def start(arguments: list[bytes], environment: dict[bytes, bytes]) -> tuple[int,
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            offer_to_oom_killer()
             # Without this a program with the set-uid bit could become one that we may not signal.
             prctl(PR_SET_NO_NEW_PRIVS, 1)
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -175,22 +184,26 @@ def kill_rest(child: int) -> None:
         signal_group(child, signal.SIGKILL)
         return
     while True:
-        # Whoever was forked after this list was made has a parent on the list; once that one is
+        # Whoever was forked after the list was made has a parent on the list; once that one is
         # dead the newcomer is our child, so each round either finds more or ends.
-        for pid, _ in descendants():
-            signal_one(pid, signal.SIGKILL)
+        signal_tree(child, signal.SIGKILL)
         try:
+            # One death is waited for, and those that came with it are collected: a list for each
+            # of a thousand processes would take longer than all of their deaths.
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
+        reap(child)
 
 
 def signal_tree(child: int, number: int) -> None:
-    """Signal the command's process group, and each of its descendants that has left it."""
-    signal_group(child, number)
-    for pid, group in descendants():
-        if group != child:
-            signal_one(pid, number)
+    """Signal the command's process group, and every other that one of its descendants is in.
+
+    Groups, since one whose members fork and end all the time has others by the time that
+    its list is read. Nobody else can be in them: each was made by a descendant.
+    """
+    for group in {child, *(group for _, group in descendants())} - {os.getpgrp()}:
+        signal_group(group, number)
 
 
 def descendants() -> list[tuple[int, int]]:
@@ -223,13 +236,6 @@ def signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         return  # Its last member has ended.
-
-
-def signal_one(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return  # It has ended since it was listed.
 
 
 if __name__ == "__main__":

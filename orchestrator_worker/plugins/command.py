@@ -63,6 +63,7 @@ class CommandPlugin:
                 argv=[_text(item) for item in _list(params["argv"])],
                 env=_environment(_object(params.get("env")), base, context),
                 cwd=work,
+                folder=base,
             )
             if any("\0" in text for text in (*command.argv, *command.env.values())):
                 return _refused("an argument or a value of `env` holds a NUL character")

@@ -5,15 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator_worker.work_folders import PREFIX
+from shared.artifacts import FolderStore
 from shared.domain.models import Failed, JsonObject, Released, RetryPolicy, Stopped, Succeeded
 from shared.domain.states import ErrorCode
 from shared.plugins import StopReason
 from tests.support.attempts import RUN_ID, TRACE_ID, Bench, claim
 from tests.support.eventually import eventually
+from tests.support.small_disk import small_disk
 
 STUBBORN = "trap '' TERM; touch {ready}; while :; do sleep 0.1; done"
 ESCAPING = "setsid sh -c \"trap '' TERM; echo \\$\\$ > {folder}/escaped; exec sleep 600\" & "
@@ -287,6 +292,165 @@ def test_what_a_command_leaves_running_ends_with_it(bench: Bench, tmp_path: Path
     script = ESCAPING.format(folder=tmp_path) + f"while [ ! -s {tmp_path}/escaped ]; do sleep 0.05; done"
     bench.succeed("command", shell(script))
     assert not is_running(number_in(tmp_path / "escaped"))
+
+
+ENDS_WITHIN_S = 2.0
+"""How much longer than its time limit and the grace time a step with all its processes may live."""
+FORKS = """
+import os, time
+if os.fork():
+    time.sleep(600)
+os.setsid()
+while True:
+    if os.fork():
+        os._exit(0)
+"""
+MANY = """
+import os, time
+for _ in range(9):
+    os.fork()
+os.setsid() if os.getpgrp() != os.getpid() else None
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        pytest.param("exec >&- 2>&-; exec sleep 600", id="closes its output and lives on"),
+        pytest.param("(setsid sh -c 'setsid sleep 600 &' &); sleep 600", id="forks twice"),
+        pytest.param("nohup sleep 600 & trap '' TERM HUP INT; sleep 600", id="ignores signals"),
+        pytest.param("setsid sleep 600 & sleep 0.2; kill -STOP $!; kill -STOP $$", id="is stopped"),
+        pytest.param("kill -STOP $PPID; exec sleep 600", id="stops its keeper"),
+        pytest.param(f"exec python -c '{FORKS}'", id="forks and ends for ever, in another session"),
+        pytest.param(f"exec python -c '{MANY}'", id="has 512 processes, each in a session of its own"),
+    ],
+)
+def test_a_time_out_ends_whatever_a_command_does_to_live_on(bench: Bench, escape: str) -> None:
+    running = bench.begin(claim("command", shell(escape), timeout_ms=1_500))
+    # It has another name until it is locked.
+    folder = eventually(lambda: [path for path in bench.work_folders() if path.name.startswith(PREFIX)])[0]
+    eventually(lambda: processes_of(folder))
+    outcome = running.outcome(within=1.5 + bench.settings.kill_grace_ms / 1000 + ENDS_WITHIN_S)
+    assert isinstance(outcome, Failed)
+    assert outcome.error_code is ErrorCode.TIMEOUT
+    assert processes_of(folder) == []
+    assert bench.work_folders() == []
+
+
+def processes_of(folder: Path) -> list[int]:
+    """List the processes whose environment names an attempt's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"={folder}/".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_command_ends_although_a_child_holds_its_output_open(bench: Bench) -> None:
+    outcome = bench.succeed("command", shell("setsid sleep 600 & echo done", captureStdout=True))
+    assert outcome.outputs["stdout"] == "done"
+
+
+def test_a_flood_of_output_does_not_grow_the_worker(bench: Bench) -> None:
+    bench.succeed("command", shell("head -c 1000000 /dev/zero"))
+    before = memory_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # The peak is counted from here.
+    outcome = bench.succeed("command", shell("head -c 1073741824 /dev/zero"))
+    assert len(log_of(bench, outcome)) < bench.settings.max_log_bytes + 100
+    assert memory_mb("VmHWM") - before < 2 * bench.settings.max_log_bytes / 1e6 + 10
+    assert memory_mb("VmRSS") - before < 20
+
+
+def memory_mb(name: str) -> float:
+    """Read a figure of this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def test_a_hundred_thousand_output_files_are_refused_and_removed(bench: Bench) -> None:
+    script = "import os; [os.mknod(str(n)) for n in range(100_000)]"
+    outcome = bench.fail("command", shell(f'cd "$ORCH_OUTPUT_DIR"; python -c "{script}"'), timeout_ms=300_000)
+    assert outcome.error_code is ErrorCode.OUTPUTS_TOO_LARGE
+    assert bench.work_folders() == []
+
+
+@pytest.mark.parametrize(("where", "depth"), [("ORCH_OUTPUT_DIR", 1_200), ("TMPDIR", 2_000)])
+def test_folders_one_in_the_other_are_no_trouble_to_the_worker(bench: Bench, where: str, depth: int) -> None:
+    script = f"import os; [(os.mkdir('inner'), os.chdir('inner')) for _ in range({depth})]"
+    outcome = bench.run(claim("command", shell(f'cd "${where}"; python -c "{script}"')))
+    assert bench.work_folders() == []
+    if where == "TMPDIR":
+        assert isinstance(outcome, Succeeded)
+    else:
+        assert isinstance(outcome, Failed)
+        assert "over 1024 bytes" in outcome.error_message
+
+
+def test_a_file_over_the_limit_is_refused(bench: Bench) -> None:
+    bench.settings = replace(bench.settings, max_artifact_bytes=1_000_000)
+    outcome = bench.fail("command", shell('head -c 1000001 /dev/zero > "$ORCH_OUTPUT_DIR/large"'))
+    assert outcome.error_code is ErrorCode.OUTPUTS_TOO_LARGE
+    assert [path for path in (bench.folder / "artifacts").rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_of_the_work_folders_is_worth_a_retry(bench: Bench) -> None:
+    step = claim("command", shell("head -c 2000000 /dev/zero > file"), retry=RetryPolicy(max_attempts=2))
+    with small_disk(bench.settings.work_dir):
+        failed = bench.run(step)
+        assert isinstance(failed, Failed)
+        assert "No space left" in failed.error_message
+        assert failed.retry_delay_ms is not None
+        assert bench.work_folders() == []
+        (bench.settings.work_dir / "ballast").write_bytes(bytes(1 << 20))
+        refused = bench.run(claim("command", shell("echo x > file"), retry=RetryPolicy(max_attempts=2)))
+        assert isinstance(refused, Failed)
+        assert refused.retry_delay_ms is not None
+        (bench.settings.work_dir / "ballast").unlink()
+        bench.succeed("command", shell("echo x > file"))
+
+
+def test_a_full_artifact_store_fails_the_step_with_a_reason_worth_a_retry(bench: Bench) -> None:
+    bench.run(claim("noop", {}))
+    script = 'head -c 2000000 /dev/zero > "$ORCH_OUTPUT_DIR/file"; echo written'
+    step = claim("command", shell(script), retry=RetryPolicy(max_attempts=2))
+    with small_disk(bench.folder / "artifacts"):
+        bench.store = FolderStore(bench.folder / "artifacts")
+        outcome = bench.run(step)
+        assert isinstance(outcome, Failed)
+        assert outcome.error_message == "the artifact store is full"
+        assert outcome.retry_delay_ms is not None
+        assert log_of(bench, outcome) == b"written\n"
+        kept = [path for path in (bench.folder / "artifacts").rglob("*") if path.is_file()]
+        assert [path.name for path in kept] == [outcome.logs_ref]
+
+
+def test_a_work_folder_that_cannot_be_made_is_worth_a_retry(bench: Bench) -> None:
+    bench.settings.work_dir.write_text("no folder")
+    outcome = bench.run(claim("command", {"argv": ["true"]}, retry=RetryPolicy(max_attempts=2)))
+    assert isinstance(outcome, Failed)
+    assert outcome.error_message.startswith("the worker cannot make a work folder: ")
+    assert outcome.retry_delay_ms is not None
+
+
+def test_when_memory_runs_out_the_command_goes_before_the_worker(bench: Bench) -> None:
+    outcome = bench.succeed(
+        "command", shell("cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj", captureStdout=True)
+    )
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    assert outcome.outputs["stdout"] == f"1000\n{own}"
+
+
+def test_a_killed_keeper_leaves_no_process_of_its_step(bench: Bench, tmp_path: Path) -> None:
+    script = ESCAPING.format(folder=tmp_path) + f"echo $PPID > {tmp_path}/keeper; exec sleep 600"
+    running = bench.begin(claim("command", shell(script), retry=RetryPolicy(max_attempts=2)))
+    escaped = number_in(tmp_path / "escaped")
+    os.kill(number_in(tmp_path / "keeper"), signal.SIGKILL)
+    outcome = running.outcome(within=ENDS_WITHIN_S)
+    assert isinstance(outcome, Failed)
+    assert outcome.retry_delay_ms is not None
+    assert not is_running(escaped)
 
 
 def test_a_command_that_kills_its_keeper_fails_and_is_gone(bench: Bench, tmp_path: Path) -> None:
