@@ -6,22 +6,27 @@ Who may read which hash is the ledger's business; the store knows no tenants.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+import structlog
+
 from shared.domain.models import Sha256
 from shared.errors import ArtifactNotFound, OrchestratorError, StoreUnavailable
 
+LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 CHUNK_BYTES = 1 << 20
-LEFTOVER_SECONDS = 3_600
+SWEEP_EVERY_SECONDS = 15
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +60,8 @@ class ArtifactStore(Protocol):
     def copy_to(self, sha256: Sha256, target: Path) -> None:
         """Write the content to a new read-only file and check its hash.
 
-        Raises ArtifactNotFound, and ArtifactCorrupt when the bytes have another hash.
+        Raises ArtifactNotFound, ArtifactCorrupt when the bytes have another hash, and OSError
+        when ``target`` cannot be written.
         """
 
 
@@ -71,8 +77,10 @@ class FolderStore:
     """Artifacts as files ``aa/aabb...`` in one folder, which several processes may share.
 
     A file appears under its name only complete and synced: it is written under ``.new/``,
-    synced, renamed, and the folder synced. What a crash leaves in ``.new/`` is never read,
-    and removed when the store is opened an hour later.
+    synced, renamed, and the folder synced. A writer locks its file (``flock``), so that what
+    a crash leaves in ``.new/`` is known by its free lock; it is never read, and removed when
+    a store is opened or written to. A folder without ``.new/`` is no store: it may be where
+    one is to be mounted, and what is written there would be gone afterwards.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,18 +88,14 @@ class FolderStore:
         self._new = folder / ".new"
         with _translated():
             self._new.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for leftover in self._new.iterdir():
-                with suppress(FileNotFoundError):
-                    # A file that is still being written was written to a moment ago.
-                    if leftover.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
-                        leftover.unlink()
+            self._remove_leftovers()
 
     def put_bytes(self, content: bytes, *, max_bytes: int | None = None) -> tuple[Sha256, int]:
         if max_bytes is not None and len(content) > max_bytes:
             raise ArtifactTooLarge(max_bytes)
         sha256 = Sha256(hashlib.sha256(content).hexdigest())
         with _translated():
-            if not self._path(sha256).exists():
+            if not self._holds(sha256, len(content)):
                 with self._temporary() as (file, temporary):
                     file.write(content)
                     self._keep(file, temporary, sha256)
@@ -112,7 +116,7 @@ class FolderStore:
                 digest.update(chunk)
                 file.write(chunk)
             sha256 = Sha256(digest.hexdigest())
-            if not self._path(sha256).exists():
+            if not self._holds(sha256, size):
                 self._keep(file, temporary, sha256)
         return sha256, size
 
@@ -121,21 +125,21 @@ class FolderStore:
             try:
                 return self._path(sha256).open("rb")
             except FileNotFoundError as error:
-                raise ArtifactNotFound(f"no artifact {sha256}") from error
+                raise self._missing(sha256) from error
 
     def size(self, sha256: Sha256) -> int:
         with _translated():
             try:
                 return self._path(sha256).stat().st_size
             except FileNotFoundError as error:
-                raise ArtifactNotFound(f"no artifact {sha256}") from error
+                raise self._missing(sha256) from error
 
     def copy_to(self, sha256: Sha256, target: Path) -> None:
         digest = hashlib.sha256()
         # A copy, not a hard link: the owner of a linked file could make it writable again
         # and change what is stored under the hash.
-        with self.open(sha256) as source, _translated(), target.open("xb") as copy:
-            while chunk := source.read(CHUNK_BYTES):
+        with self.open(sha256) as source, target.open("xb") as copy:
+            for chunk in _chunks(source):
                 digest.update(chunk)
                 copy.write(chunk)
             os.fchmod(copy.fileno(), 0o444)
@@ -148,15 +152,59 @@ class FolderStore:
             raise ArtifactNotFound("an artifact is named by 64 lowercase hex digits")
         return self._folder / sha256[:2] / sha256
 
+    def _missing(self, sha256: Sha256) -> OrchestratorError:
+        """Tell an artifact that does not exist from a whole store that is away."""
+        if self._new.is_dir():
+            return ArtifactNotFound(f"no artifact {sha256}")
+        return StoreUnavailable("the artifact store cannot be used: its folder is away")
+
+    def _holds(self, sha256: Sha256, size: int) -> bool:
+        """Tell whether the content is there already. One of another size has been damaged: write it anew."""
+        try:
+            return self._path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
     @contextmanager
     def _temporary(self) -> Iterator[tuple[BinaryIO, Path]]:
         """Open a new file on the same file system; it is gone afterwards unless it was kept."""
-        path = self._new / uuid4().hex
+        if time.monotonic() >= self._sweep_at:
+            self._remove_leftovers()
+        file, path = self._new_file()
         try:
-            with path.open("xb") as file:
+            with file:
                 yield file, path
         finally:
             path.unlink(missing_ok=True)
+
+    def _new_file(self) -> tuple[BinaryIO, Path]:
+        while True:
+            path = self._new / uuid4().hex
+            file = path.open("xb")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                file.close()
+                path.unlink(missing_ok=True)
+                raise
+            if os.fstat(file.fileno()).st_nlink:
+                return file, path
+            # Between the two somebody took it for a leftover.
+            file.close()
+
+    def _remove_leftovers(self) -> None:
+        """Remove the files that nobody has locked: their writers are dead."""
+        self._sweep_at = time.monotonic() + SWEEP_EVERY_SECONDS
+        for path in self._new.iterdir():
+            try:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+            except (FileNotFoundError, BlockingIOError):
+                continue  # Kept meanwhile, or swept by another; or it is being written.
+            except OSError as error:
+                # It is in nobody's way, and who only reads can do so.
+                LOGGER.warning("artifact_leftover_not_removed", error=error.strerror)
 
     def _keep(self, file: BinaryIO, temporary: Path, sha256: Sha256) -> None:
         """Give the written file its name. Two writers of one hash both succeed: the bytes are the same."""
@@ -170,6 +218,31 @@ class FolderStore:
         _sync_folder(target.parent)
         if made:
             _sync_folder(self._folder)
+
+
+def verified(file: BinaryIO, sha256: Sha256) -> Iterator[bytes]:
+    """Read an open artifact to its end; give the last piece only when the hash of all of them holds.
+
+    Raises ArtifactCorrupt otherwise: whoever counts what comes is told of a size that is never reached.
+    """
+    digest, last = hashlib.sha256(), b""
+    for chunk in _chunks(file):
+        if last:
+            yield last
+        digest.update(chunk)
+        last = chunk
+    if digest.hexdigest() != sha256:
+        raise ArtifactCorrupt(f"the stored bytes of artifact {sha256} have another hash")
+    yield last
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while True:
+        with _translated():
+            chunk = file.read(CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ import pytest
 from shared.artifacts import ArtifactCorrupt, ArtifactTooLarge, FolderStore, open_store
 from shared.domain.models import Sha256
 from shared.errors import ArtifactNotFound, StoreUnavailable
+from tests.support.eventually import eventually
+from tests.support.small_disk import small_disk
 
 CONTENT = b"what a step wrote"
 SHA256 = Sha256(hashlib.sha256(CONTENT).hexdigest())
@@ -19,6 +24,13 @@ SHA256 = Sha256(hashlib.sha256(CONTENT).hexdigest())
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture
+def small_store(tmp_path: Path) -> Iterator[FolderStore]:
+    """A store on a file system of a megabyte."""
+    with small_disk(tmp_path / "store"):
+        yield FolderStore(tmp_path / "store")
 
 
 def files(tmp_path: Path) -> list[str]:
@@ -122,13 +134,91 @@ def test_bytes_that_rotted_in_the_store_are_not_handed_out(store: FolderStore, t
     assert not (tmp_path / "copy").exists()
 
 
-def test_what_a_crash_left_is_removed_once_it_is_old(store: FolderStore, tmp_path: Path) -> None:
-    old, fresh = tmp_path / "store/.new/old", tmp_path / "store/.new/fresh"
-    old.write_bytes(b"half")
-    fresh.write_bytes(b"hal")
-    os.utime(old, times=(time.time() - 7_200,) * 2)
+WRITE = """
+import sys
+from pathlib import Path
+from shared.artifacts import FolderStore
+FolderStore(Path(sys.argv[1])).put_file(Path(sys.argv[2]))
+"""
+
+
+def test_what_a_crash_left_is_removed_and_what_is_being_written_is_not(
+    store: FolderStore, tmp_path: Path
+) -> None:
+    endless = tmp_path / "endless"
+    with endless.open("wb") as file:
+        file.truncate(1 << 40)
+    writer = subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path / "store"), str(endless)])
+    try:
+        eventually(lambda: files(tmp_path))
+        writer.send_signal(signal.SIGSTOP)
+        FolderStore(tmp_path / "store")
+        assert len(files(tmp_path)) == 1
+    finally:
+        writer.kill()
+        writer.wait()
     FolderStore(tmp_path / "store")
-    assert files(tmp_path) == [".new/fresh"]
+    assert files(tmp_path) == []
+
+
+def test_a_store_that_is_in_use_removes_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.artifacts.SWEEP_EVERY_SECONDS", 0)
+    store = FolderStore(tmp_path / "store")
+    (tmp_path / "store/.new/left").write_bytes(b"half")
+    store.put_bytes(CONTENT)
+    assert not any(file.startswith(".new") for file in files(tmp_path))
+
+
+def test_a_full_store_says_so_keeps_nothing_of_it_and_works_again_once_there_is_room(
+    small_store: FolderStore, tmp_path: Path
+) -> None:
+    room = tmp_path / "store/ballast"
+    room.write_bytes(bytes(900_000))
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(500_000))
+    before = files(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="the artifact store is full"):
+            small_store.put_file(source)
+        with pytest.raises(StoreUnavailable, match="the artifact store is full"):
+            small_store.put_bytes(source.read_bytes())
+        assert files(tmp_path) == before
+    room.unlink()
+    sha256, _ = small_store.put_file(source)
+    small_store.copy_to(sha256, tmp_path / "copy")
+
+
+def test_a_full_target_is_not_blamed_on_the_store(small_store: FolderStore, tmp_path: Path) -> None:
+    apart = FolderStore(tmp_path / "apart")
+    sha256, _ = apart.put_bytes(bytes(2_000_000))
+    with pytest.raises(OSError, match="No space left"):
+        apart.copy_to(sha256, tmp_path / "store/target")
+
+
+def test_bytes_that_were_cut_in_the_store_are_written_anew(store: FolderStore, tmp_path: Path) -> None:
+    store.put_bytes(CONTENT)
+    path = tmp_path / "store" / SHA256[:2] / SHA256
+    path.chmod(0o644)
+    path.write_bytes(CONTENT[:-1])
+    store.put_bytes(CONTENT)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_store_that_was_away_works_again_when_it_is_back(store: FolderStore, tmp_path: Path) -> None:
+    store.put_bytes(CONTENT)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    # What a volume is mounted on is there without it.
+    (tmp_path / "store").mkdir()
+    for use in (lambda: store.open(SHA256), lambda: store.size(SHA256), lambda: store.put_bytes(b"other")):
+        with pytest.raises(StoreUnavailable):
+            use()
+    assert files(tmp_path) == []
+    (tmp_path / "store").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    store.put_bytes(b"other")
+    assert store.size(SHA256) == len(CONTENT)
 
 
 def test_a_store_that_cannot_be_written_is_unavailable(store: FolderStore, tmp_path: Path) -> None:

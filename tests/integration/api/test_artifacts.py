@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
 import pytest
 
 from shared.domain.models import ArtifactRef, Sha256, Succeeded
 from tests.integration.api.conftest import Api, finish_step
+from tests.support.tokens import Signer
+from tests.support.web import serving
 
 CONTENT = bytes(range(256)) * 400
 HASH = Sha256("ab" * 32)
@@ -77,3 +83,60 @@ def test_the_same_bytes_are_not_there_for_another_tenant(api: Api) -> None:
     for other in (path, "/artifacts/" + "0" * 64):
         refused = stranger.get(other)
         assert (refused.status_code, refused.get_json()["error"]["code"]) == (404, "ARTIFACT_NOT_FOUND")
+
+
+def damage(tmp_path: Path, path: str, change: Callable[[bytearray], None]) -> None:
+    """Change the stored bytes of an artifact behind the store's back."""
+    sha256 = path.rsplit("/", 1)[1]
+    file = tmp_path / "artifacts" / sha256[:2] / sha256
+    content = bytearray(file.read_bytes())
+    change(content)
+    file.chmod(0o644)
+    file.write_bytes(content)
+
+
+def truncate(content: bytearray) -> None:
+    del content[-1:]
+
+
+def lengthen(content: bytearray) -> None:
+    content += b"x"
+
+
+def flip(content: bytearray) -> None:
+    content[-1] ^= 1
+
+
+@pytest.mark.parametrize("change", [truncate, lengthen, flip])
+def test_damaged_bytes_are_not_given_as_if_they_were_whole(
+    api: Api, tmp_path: Path, change: Callable[[bytearray], None]
+) -> None:
+    path = store(api)
+    damage(tmp_path, path, change)
+    response = api.get(path)
+    assert (response.status_code, response.get_json()["error"]["code"]) == (500, "INTERNAL")
+    assert str(tmp_path) not in response.get_data(as_text=True)
+
+
+def test_a_large_artifact_that_is_damaged_breaks_off_before_its_end(
+    api: Api, tmp_path: Path, signer: Signer, database_url: str, redis_url: str
+) -> None:
+    content = CONTENT * 50
+    path = store(api, content)
+    with serving(tmp_path, signer, database_url, redis_url) as web, web.client() as client:
+        assert client.get(path).content == content
+        damage(tmp_path, path, flip)
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(path)
+        assert client.get("/plugins").status_code == 200
+
+
+def test_an_artifact_whose_store_is_away_is_unavailable_and_not_unknown(api: Api, tmp_path: Path) -> None:
+    path = store(api)
+    (tmp_path / "artifacts").rename(tmp_path / "elsewhere")
+    response = api.get(path)
+    assert (response.status_code, response.get_json()["error"]["code"]) == (503, "UNAVAILABLE")
+    assert api.get("/runs").status_code == 200
+    (tmp_path / "elsewhere").rename(tmp_path / "artifacts")
+    with api.get(path) as again:
+        assert again.data == CONTENT
