@@ -40,7 +40,8 @@ from tests.support.servers import own_redis
 
 DEFAULTS = dict.fromkeys(TIMINGS, "")
 """An empty variable counts as one that is not given."""
-SHORT = {"ORCH_LEASE_MS": "3000", "ORCH_SWEEP_INTERVAL_MS": "500", "ORCH_RESEND_AFTER_MS": "1000"}
+SHORT = {"ORCH_LEASE_MS": "3000", "ORCH_RESEND_AFTER_MS": "1000"}
+OFTEN = {"ORCH_SWEEP_INTERVAL_MS": "100"}
 ELSEWHERE_WITHIN_S = Settings().lease_ms / 1000 + 2
 SENT_AGAIN_WITHIN_S = 5.0
 RIVAL = TenantId("rival")
@@ -129,7 +130,7 @@ def test_where_a_third_of_all_messages_is_lost_steps_are_seconds_late_and_none_i
             lossy(source, sink) as (carried, lost),
         ):
             # Messages that are lost take up what may be out, two a slot, until they are sent again.
-            timings = {**SHORT, "ORCH_SWEEP_INTERVAL_MS": "100", "ORCH_WORKER_CONCURRENCY": "16"}
+            timings = {**SHORT, **OFTEN, "ORCH_WORKER_CONCURRENCY": "16"}
             fleet.sweeper(**timings)
             fleet.worker(**timings, ORCH_REDIS_URL=sink)
             spec = fleet.publish(chain(1))
@@ -168,8 +169,7 @@ def test_a_duplicate_costs_a_worker_milliseconds(fleet: Fleet) -> None:
 
 
 def test_ten_killed_workers_cost_their_steps_seconds(fleet: Fleet) -> None:
-    fleet.sweeper(**SHORT)
-    # With fewer slots the lost steps wait for free ones as well, behind the messages that are out.
+    fleet.sweeper(**SHORT, **OFTEN)
     slots = {**SHORT, "ORCH_WORKER_CONCURRENCY": "8"}
     workers = [fleet.worker(**slots) for _ in range(3)]
     run_id = fleet.start(fleet.publish(wide(60, "sleep", ms=2_000)))
@@ -184,33 +184,36 @@ def test_ten_killed_workers_cost_their_steps_seconds(fleet: Fleet) -> None:
 
     fleet.completed(run_id, within=90)
 
-    waits = []
+    waits: dict[int, list[float]] = {pid: [] for pid in killed_at}
     for one in fleet.steps(run_id):
         attempts = fleet.attempts(run_id, one.step_id)
         assert [a.status for a in attempts[:-1]] == [AttemptStatus.LOST] * (len(attempts) - 1)
         for lost, following in pairwise(attempts):
             pid = int(lost.worker_id.rsplit("-", 2)[1])
-            waits.append((following.started_utc - killed_at[pid]).total_seconds())
-    print(f"{len(waits)} lost attempts, p95 {p95(waits):.2f} s, max {max(waits):.2f} s")
-    assert len(waits) >= 10
-    assert p95(waits) <= 6
-    assert max(waits) <= 10
+            waits[pid].append((following.started_utc - killed_at[pid]).total_seconds())
+    # How soon the steps of a killed worker begin to run again; the last of them may wait for a slot,
+    # behind the messages that are out: two a slot, each a step of 2 s.
+    first = [min(of_one) for of_one in waits.values() if of_one]
+    each = [wait for of_one in waits.values() for wait in of_one]
+    print(f"first p95 {p95(first):.2f} s; {len(each)} in all: p95 {p95(each):.2f} s, max {max(each):.2f} s")
+    assert len(first) >= 8
+    assert p95(first) <= 6
+    assert max(each) <= 10
 
 
 def next_victim(fleet: Fleet, run_id: RunId, workers: Sequence[Process]) -> Process:
-    """Wait until the worker that has lived longest runs a step; give it."""
-    victim = workers[0]
+    """Wait until any of the workers runs a step; give the one that has lived longest of those."""
 
-    def works() -> bool:
+    def works() -> list[Process]:
         with fleet.service_db.statement(None) as cur:
             cur.execute(
-                "SELECT count(*) FROM orch.steps WHERE run_id = %(run)s AND worker_id LIKE %(worker)s",
-                {"run": str(run_id), "worker": f"%-{victim.popen.pid}-%"},
+                "SELECT DISTINCT worker_id FROM orch.steps WHERE run_id = %(run)s AND worker_id IS NOT NULL",
+                {"run": str(run_id)},
             )
-            return cur.fetchall() != [(0,)]
+            busy = {int(worker_id.rsplit("-", 2)[1]) for (worker_id,) in cur.fetchall()}
+        return [worker for worker in workers if worker.popen.pid in busy]
 
-    eventually(works, within=30)
-    return victim
+    return eventually(works, within=30)[0]
 
 
 def test_a_step_that_kills_its_workers_slows_its_neighbours_little(fleet: Fleet) -> None:
