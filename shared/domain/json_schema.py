@@ -21,6 +21,8 @@ from jsonschema_rs import (
 from shared.domain.models import Json, JsonObject
 from shared.errors import Problem
 
+MASK = "the value"
+"""What messages say in place of a value, which could be a secret: they end in answers and in the ledger."""
 _MAX_MESSAGE = 300
 _REFERENCES = ("$ref", "$dynamicRef")
 _ROOT = "urn:schema"
@@ -33,7 +35,7 @@ def compile_schema(schema: JsonObject, *, trusted: bool = False) -> Draft202012V
     that look around, which take more than linear time.
     """
     patterns = FancyRegexOptions() if trusted else RegexOptions()
-    return Draft202012Validator(dict(schema), offline=True, pattern_options=patterns)
+    return Draft202012Validator(dict(schema), offline=True, pattern_options=patterns, mask=MASK)
 
 
 def check_schema(schema: JsonObject) -> list[Problem]:

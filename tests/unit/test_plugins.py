@@ -82,8 +82,8 @@ def test_the_digest_is_that_of_the_source(catalog: Catalog) -> None:
 def test_parameters_as_published_are_checked_and_the_place_is_named(catalog: Catalog) -> None:
     assert catalog.check_params("strict", {"count": 1, "names": ["a", "b"]}) == []
     assert catalog.check_params("strict", {"count": 0, "names": ["a", 7]}) == [
-        Problem("count", "0 is less than the minimum of 1"),
-        Problem("names[1]", '7 is not of type "string"'),
+        Problem("count", "the value is less than the minimum of 1"),
+        Problem("names[1]", 'the value is not of type "string"'),
     ]
     assert [p.field for p in catalog.check_params("strict", {"other": 1})] == ["", ""]
 

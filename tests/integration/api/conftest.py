@@ -110,10 +110,10 @@ class Api:
         return self.call("POST", path, json={} if body is None else body, **options)  # type: ignore[arg-type]
 
 
-def finish_step(api: Api, run_id: str, step_no: int, outcome: Outcome) -> None:
-    """Be the worker that takes a queued step of tenant acme and ends it so."""
+def finish_step(api: Api, run_id: str, step_no: int, outcome: Outcome, *, tenant: str = "acme") -> None:
+    """Be the worker that takes a queued step of a tenant and ends it so."""
     db, worker = api.parts.db_of_all, WorkerId("w1")
-    claim = work.claim(db, TenantId("acme"), RunId(UUID(run_id)), step_no, worker_id=worker, lease_ms=15_000)
+    claim = work.claim(db, TenantId(tenant), RunId(UUID(run_id)), step_no, worker_id=worker, lease_ms=15_000)
     assert claim is not None
     change = work.complete(db, claim, outcome, worker_id=worker, handoff_pools=frozenset(), lease_ms=15_000)
     assert change.accepted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from uuid import uuid4
@@ -17,6 +19,11 @@ from shared.store.db import Database
 from tests.integration.api.conftest import Api, finish_step
 from tests.support.eventually import eventually
 
+TENANTS = 50
+RUNS = int(os.environ.get("METRICS_RUNS", "250"))
+PAGE_BYTES = 200_000
+PAGE_SECONDS = 0.1
+"""For the page of one tenant."""
 Labels = frozenset[tuple[str, str]]
 Page = dict[tuple[str, Labels], float]
 DONE = Succeeded(outputs={}, outputs_hash=Sha256("ab" * 32), inputs_hash=Sha256("ab" * 32))
@@ -186,6 +193,37 @@ def test_the_page_does_not_grow_with_runs(api: Api) -> None:
     before, after = work_and_look(), work_and_look()
     assert set(after) == set(before)
     assert after != before
+
+
+def test_the_page_of_many_tenants_is_small_and_quick_and_does_not_grow(api: Api, operator: Api) -> None:
+    names = [f"tenant-{number:02}" for number in range(TENANTS)]
+    apis = [api.as_(name) for name in names]
+    for each in apis:
+        each.post("/dags", DAG)
+
+    def work_and_look(rounds: int) -> list[str]:
+        for _ in range(rounds):
+            for name, each in zip(names, apis, strict=True):
+                run_id = each.post("/runs", {"dagId": "one"}).get_json()["runId"]
+                finish_step(each, run_id, 0, DONE, tenant=name)
+                each.get(f"/runs/{run_id}")
+        eventually(lambda: tenants_with_runs(page(operator)) == set(names))
+        return [each.get("/admin/metrics").get_data(as_text=True) for each in (apis[0], operator)]
+
+    before, after = work_and_look(1), work_and_look(RUNS // TENANTS)
+    assert [set(parsed(text)) for text in after] == [set(parsed(text)) for text in before]
+    assert after != before
+    assert len(after[0]) <= PAGE_BYTES
+    took = []
+    for _ in range(5):
+        since = time.monotonic()
+        apis[0].get("/admin/metrics")
+        took.append(time.monotonic() - since)
+    assert min(took) <= PAGE_SECONDS
+
+
+def tenants_with_runs(of: Page) -> set[str]:
+    return {dict(labels)["tenant"] for name, labels in of if name == "orchestrator_runs_total"}
 
 
 @pytest.mark.parametrize("failure", ["doorbells_not_sent", "dispatch_hints_dropped", "rate_limit_unchecked"])

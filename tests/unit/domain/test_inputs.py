@@ -17,7 +17,7 @@ def test_each_place_is_named() -> None:
         check_inputs(schema, {"names": ["a", 7]})
     assert raised.value.problems == (
         Problem("inputs", '"day" is a required property'),
-        Problem("inputs.names[1]", '7 is not of type "string"'),
+        Problem("inputs.names[1]", 'the value is not of type "string"'),
     )
 
 

@@ -184,7 +184,7 @@ def test_with_that_breaks_the_schema_once_rendered_fails_and_names_the_place(ben
     outcome = bench.run(claim("sleep", {"ms": "${{ inputs.ms }}"}, inputs={"ms": "long"}))
     assert isinstance(outcome, Failed)
     assert outcome.error_code is ErrorCode.PLUGIN_ERROR
-    assert 'ms: "long" is not of type "integer"' in outcome.error_message
+    assert 'ms: the value is not of type "integer"' in outcome.error_message
 
 
 def test_a_plugin_that_this_worker_lacks_may_be_on_another(bench: Bench) -> None:
