@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from flask import Flask
@@ -12,7 +13,6 @@ from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
-from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateClass, RateLimits
 from orchestrator_api.web_metrics import FOLDER_VARIABLE, WebMetrics
@@ -23,12 +23,15 @@ from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import load_catalog
+from shared.services.health import live_workers
 from shared.signing import SignaturePolicy, Signatures
 from shared.signing_keys import load_verification_keys
 from shared.store.db import Database
 from shared.tracing import open_tracer
 
 NEED = Need.DATABASE | Need.REDIS | Need.WEB
+PROBE_SECONDS = 1.0
+"""Who asks for health waits no longer for PostgreSQL."""
 
 
 def make_application() -> Flask:
@@ -59,8 +62,16 @@ def make_application() -> Flask:
             db_of_all=Database(settings.database_url, role="orch_service", size=2, application_name=name),
             dispatcher=dispatcher,
             ping_queue=queue_probe(settings.redis_url),
-            count_workers=postgres_probe(
-                Database(settings.database_url, role="orch_api", size=1, application_name=name)
+            # By itself: else a flood of requests would look like a server that is away.
+            count_workers=partial(
+                live_workers,
+                Database(
+                    settings.database_url,
+                    role="orch_api",
+                    size=1,
+                    application_name=name,
+                    answer_seconds=PROBE_SECONDS,
+                ),
             ),
             catalog=load_catalog(),
             artifacts=open_store(settings.artifacts_url),

@@ -19,6 +19,7 @@ from shared.services.verify import verify as verify_ledger
 from shared.store.db import Database
 
 _SHOWN = 5
+_HOUR_S = 3_600.0
 
 _data_dir = click.option(
     "--data-dir",
@@ -67,7 +68,13 @@ def verify(data_dir: Path | None) -> None:
     Each run's events and their hashes, every state against the events and the steps before it, attempts,
     counts. It only reads, as of one moment, and nobody waits for it; it takes seconds for a million events.
     """
-    ledger = Database(_url(data_dir), role="orch_service", size=1, application_name="orchestrator-verify")
+    ledger = Database(
+        _url(data_dir),
+        role="orch_service",
+        size=1,
+        application_name="orchestrator-verify",
+        answer_seconds=_HOUR_S,
+    )
     try:
         found = verify_ledger(ledger)
     except StoreUnavailable as error:

@@ -38,8 +38,10 @@ from shared.tracing import open_tracer
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 EX_CONFIG = 78
-SERVICE_CONNECTIONS = 4
-"""Beside one a slot: for the renewal of leases, the dispatcher, requests to warm up, and one to spare."""
+SERVICE_CONNECTIONS = 3
+"""Beside one a slot: for the dispatcher, requests to warm up, and one to spare."""
+TRANSITION_SECONDS = 15.0
+"""A completion may have thousands of steps to unlock; while it takes long the lease is renewed."""
 
 
 def main() -> int:
@@ -57,13 +59,25 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     """Run this process's worker; returns the exit status."""
     size = settings.worker_concurrency + SERVICE_CONNECTIONS
     db = Database(
-        settings.database_url, role="orch_service", size=size, application_name="orchestrator-worker"
+        settings.database_url,
+        role="orch_service",
+        size=size,
+        application_name="orchestrator-worker",
+        answer_seconds=TRANSITION_SECONDS,
+    )
+    # A renewal must not wait behind anything, nor for so long that there is no time for another.
+    db_of_leases = Database(
+        settings.database_url,
+        role="orch_service",
+        size=1,
+        application_name="orchestrator-worker",
+        answer_seconds=max(0.5, settings.lease_ms / 4_000),
     )
     app = make_worker_celery(settings)
     dispatcher = Dispatcher(db, app)
     keeper = LeaseKeeper(
-        partial(work.renew, db, lease_ms=settings.lease_ms),
-        partial(_tell_alive, db, settings, worker_id),
+        partial(work.renew, db_of_leases, lease_ms=settings.lease_ms),
+        partial(_tell_alive, db_of_leases, settings, worker_id),
         lease_ms=settings.lease_ms,
         kill_grace_ms=settings.kill_grace_ms,
         heartbeat_ms=settings.heartbeat_ms,
@@ -125,6 +139,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     cancel_listener.close()
     keeper.close()
     db.close()
+    db_of_leases.close()
     shutdown.finished()
     LOGGER.info("worker_ended")
     return int(controller.exitcode or 0)

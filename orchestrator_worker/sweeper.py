@@ -38,7 +38,10 @@ T = TypeVar("T")
 BATCH = 500
 SHORTEST_PAUSE_SECONDS = 0.02
 """What is due and cannot be had, since somebody holds its run, must not be asked for without a pause."""
-LONGEST_BACKOFF_SECONDS = 5.0
+LONGEST_BACKOFF_SECONDS = 1.0
+"""It goes on so soon after PostgreSQL or Redis is back."""
+BATCH_SECONDS = 30.0
+"""A batch, or what keeps house, may take long where there is much to do."""
 HOUSEKEEPING_EVERY_ROUNDS = 600
 COUNT_EVERY_ROUNDS = 20
 COUNT_SECONDS = 1.0
@@ -247,7 +250,13 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return EX_CONFIG
     configure_logging(settings.log_level, component="sweeper")
-    db = Database(settings.database_url, role="orch_service", size=2, application_name="orchestrator-sweeper")
+    db = Database(
+        settings.database_url,
+        role="orch_service",
+        size=2,
+        application_name="orchestrator-sweeper",
+        answer_seconds=BATCH_SECONDS,
+    )
     sweeper_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     sweeper = Sweeper(db, make_celery(settings), settings, QueueKeys(settings), sweeper_id=sweeper_id)
     ended = threading.Event()

@@ -8,29 +8,40 @@ opens with its first query and commits at the end of the block.
 from __future__ import annotations
 
 import os
-import select
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Final, Literal, Protocol
 
 import psycopg2
 import psycopg2.errors
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as PgCursor
 
 from shared.domain.models import TenantId
 from shared.errors import StoreUnavailable
+from shared.store.breaker import Breaker
+from shared.store.deadline import Silent, TimedConnection, has_arrived, install
 
 Role = Literal["orch_api", "orch_service"]
 Row = tuple[Any, ...]
 """As the driver returns it; the functions beside the SQL files give it its types."""
+
+ANSWER_SECONDS: Final = 4.5
+"""How long a use of a connection may wait for PostgreSQL: who calls the API has an answer within five."""
+_TRY_SECONDS: Final = 1.0
+"""How long the opening of a connection may take to a server that was silent before."""
+_STATEMENT_SHARE: Final = 0.9
+"""Of that time, a statement's on the server: if the server lives, it is the one to end it, and clean up."""
+_LOCK_SHARE: Final = 0.65
 
 _OUT_OF_REACH = (
     psycopg2.OperationalError,
     psycopg2.InterfaceError,
     psycopg2.errors.QueryCanceled,
     psycopg2.errors.LockNotAvailable,
+    # A server that was demoted, or is being moved. Nothing here writes in a transaction that must not.
+    psycopg2.errors.ReadOnlySqlTransaction,
 )
 
 # Every query of the ledger goes by a key, on tables of any size: without statistics (a fresh
@@ -39,7 +50,8 @@ _OUT_OF_REACH = (
 _SESSION = (
     "-c role={role} -c jit=off -c plan_cache_mode=force_generic_plan"
     " -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-    " -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s"
+    " -c statement_timeout={statement_ms} -c lock_timeout={lock_ms}"
+    " -c idle_in_transaction_session_timeout=30s"
 )
 
 
@@ -129,9 +141,20 @@ class Joined:
 
 
 class Snapshot(_Scoped):
-    """A read-only transaction that sees one moment, and can read what is too large to hold."""
+    """A read-only transaction that sees one moment, and can read what is too large to hold.
+
+    It lasts as long as its reader is slow, so each of its queries has the time of a whole use.
+    """
 
     _cursors = 0
+
+    def __init__(self, cursor: PgCursor, prefix: str, renew: Callable[[], None]) -> None:
+        super().__init__(cursor, prefix)
+        self._renew = renew
+
+    def execute(self, query: str, params: Mapping[str, object] | None = None) -> None:
+        self._renew()
+        super().execute(query, params)
 
     def stream(
         self, query: str, params: Mapping[str, object] | None = None, *, batch: int = 500
@@ -152,23 +175,42 @@ class Snapshot(_Scoped):
 
 
 class Database:
-    """A bounded set of connections in one role; fork-safe, thread-safe, opened when first used."""
+    """A bounded set of connections in one role; fork-safe, thread-safe, opened when first used.
+
+    Who waits ``wait_seconds`` for a free connection, or ``answer_seconds`` in all for what
+    PostgreSQL is to do, gets StoreUnavailable. Whether a commit that was waited for is made is then
+    not known. If the server was silent, uses fail at once until one of them finds it answering.
+    """
 
     def __init__(
-        self, url: str, *, role: Role, size: int, application_name: str, wait_seconds: float = 5.0
+        self,
+        url: str,
+        *,
+        role: Role,
+        size: int,
+        application_name: str,
+        answer_seconds: float = ANSWER_SECONDS,
+        wait_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._url = url
         self._role = role
-        self._options = _SESSION.format(role=role)
+        self._options = _SESSION.format(
+            role=role,
+            statement_ms=round(answer_seconds * _STATEMENT_SHARE * 1000),
+            lock_ms=round(answer_seconds * _LOCK_SHARE * 1000),
+        )
         self._size = size
         self._application_name = application_name
-        self._wait_seconds = wait_seconds
+        self._answer_seconds = answer_seconds
+        self._wait_seconds = min(wait_seconds, answer_seconds)
+        install()
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._idle: list[Connection] = []
+        self._idle: list[TimedConnection] = []
         self._lock = threading.Lock()
+        self._breaker = Breaker()
         self._free = threading.BoundedSemaphore(self._size)
 
     @contextmanager
@@ -203,7 +245,8 @@ class Database:
             " SET LOCAL enable_bitmapscan = off; "
         )
         with self._connection() as connection, connection.cursor() as cursor:
-            snapshot = Snapshot(cursor, self._opening(begin, cursor, tenant))
+            renew = partial(setattr, connection, "left", self._answer_seconds)
+            snapshot = Snapshot(cursor, self._opening(begin, cursor, tenant), renew)
             try:
                 yield snapshot
             finally:
@@ -218,7 +261,7 @@ class Database:
             connection.close()
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _connection(self) -> Iterator[TimedConnection]:
         if self._pid != os.getpid():
             # A forked child must not touch, not even close, what its parent has open.
             self._reset()
@@ -229,10 +272,14 @@ class Database:
             try:
                 yield connection
             except psycopg2.Error as error:
-                # A server process that is killed within a query is told of by the base class, DatabaseError.
-                if not isinstance(error, _OUT_OF_REACH) and not connection.closed:
-                    raise
-                raise StoreUnavailable(f"PostgreSQL: {type(error).__name__}") from error
+                if isinstance(error, Silent) and self._means_silence(error):
+                    self._breaker.silent()
+                    # Each of them would cost another caller its deadline.
+                    self.close()
+                # When a server process dies in the middle of an answer, the driver has no name for it.
+                if isinstance(error, _OUT_OF_REACH) or connection.closed:
+                    raise StoreUnavailable(f"PostgreSQL: {type(error).__name__}") from error
+                raise
             finally:
                 self._checkin(connection)
         finally:
@@ -248,40 +295,61 @@ class Database:
         text: bytes = cursor.mogrify("SELECT set_config('orch.tenant', %s, TRUE); ", (tenant,))
         return begin + text.decode().replace("%", "%%")
 
-    def _checkout(self) -> Connection:
+    def _means_silence(self, error: Silent) -> bool:
+        """Tell whether a server that lives would have ended the statement before we did."""
+        return error.waited >= self._answer_seconds * _STATEMENT_SHARE or self._breaker.is_open
+
+    def _checkout(self) -> TimedConnection:
+        seconds = self._answer_seconds
+        if self._breaker.is_open:
+            if not self._breaker.may_try():
+                raise StoreUnavailable("PostgreSQL did not answer a moment ago")
+            seconds = min(seconds, _TRY_SECONDS)
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
-                return self._connect()
+                connection = self._connect(seconds)
+                connection.left += self._answer_seconds - seconds
+                return connection
             # An idle connection has nothing to read; one that has was closed by the server.
-            if not connection.closed and not select.select([connection.fileno()], [], [], 0)[0]:
+            if not connection.closed and not has_arrived(connection):
+                connection.left = seconds
                 return connection
             connection.close()
 
-    def _checkin(self, connection: Connection) -> None:
+    def _checkin(self, connection: TimedConnection) -> None:
         if connection.closed:
             return
         if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
             connection.close()
             return
+        if self._breaker.is_open:
+            self._breaker.answered()
         with self._lock:
             self._idle.append(connection)
 
-    def _connect(self) -> Connection:
+    def _connect(self, seconds: float) -> TimedConnection:
         try:
             connection = psycopg2.connect(
                 self._url,
+                connection_factory=partial(TimedConnection, seconds=seconds),
                 options=self._options,
                 application_name=self._application_name,
-                connect_timeout=5,
                 keepalives_idle=10,
                 keepalives_interval=5,
                 keepalives_count=3,
                 tcp_user_timeout=10_000,
             )
+        except Silent as error:
+            # A server that takes no more connections may still serve those it has.
+            if not self._idle:
+                self._breaker.silent()
+            raise StoreUnavailable("PostgreSQL does not answer") from error
         except psycopg2.OperationalError as error:
+            self._breaker.answered()
             raise StoreUnavailable("PostgreSQL is out of reach") from error
+        self._breaker.answered()
         connection.autocommit = True
         return connection
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,16 +16,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared.embedded.process_tree import descendants
 from tests.support.eventually import eventually
 from tests.support.rest import Document, Rest, shell
 from tests.support.site import Site, running_site
 
 CLIENTS = 6
-ANSWERED_WITHIN_S = 8.0
-"""With PostgreSQL away a request waits five seconds for a connection, and is then refused."""
+ANSWERED_WITHIN_S = 5.0
+"""With PostgreSQL away or frozen a request waits for four and a half seconds, and is then refused."""
 STARTED_WITHIN_S = 1.0
 """With Redis away a start is not slower than else; the machine that tests may be busy."""
 SLEEP_MS = 400
+FROZEN_S = 10.0
+SERVES_AGAIN_WITHIN_S = 2.0
 CUT_OFF_WITHIN_S = 5.0
 """A follower looks several times a second; gunicorn would give requests under way three times as long."""
 
@@ -223,6 +227,43 @@ def test_while_postgresql_is_dead_every_answer_is_that_it_is_unavailable(site: S
         eventually(lambda: _start(rest, "after", history), within=30)
         assert rest.ended(run_id)["status"] == "completed"
         rest.all_ended()
+
+
+def test_while_postgresql_is_frozen_every_call_is_answered_and_then_all_goes_on(
+    site: Site, show: Callable[[str], None]
+) -> None:
+    with site.rest() as rest:
+        publish_short(rest)
+        with clients_starting_runs(rest) as history:
+            acknowledge_more(history, 20)
+            postgres = site.processes()["postgres"]
+            frozen = [postgres, *descendants(postgres)]
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                begun, healths = time.monotonic(), 0.0
+                while time.monotonic() - begun < FROZEN_S:
+                    asked = time.monotonic()
+                    answer = rest.send("GET", "/admin/health")
+                    healths = max(healths, time.monotonic() - asked)
+                    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+                    assert answer.json()["checks"]["postgres"] == "down"
+            finally:
+                for pid in reversed(frozen):
+                    os.kill(pid, signal.SIGCONT)
+            thawed = time.monotonic()
+            eventually(lambda: _start(rest, "after", history), within=10)
+            back = time.monotonic() - thawed
+            acknowledge_more(history, 20)
+        show(
+            f"frozen {FROZEN_S:.0f} s: slowest answer {history.slowest:.2f} s, of health {healths:.2f} s,"
+            f" {len(history.refused)} refused; served again after {back:.2f} s"
+        )
+        assert not history.unknown
+        assert max(history.slowest, healths) < ANSWERED_WITHIN_S
+        assert back < SERVES_AGAIN_WITHIN_S
+        check_only_unavailable(history)
+        check_nothing_lost(rest, history)
 
 
 def test_when_the_api_is_killed_a_repeated_start_is_the_same_run(site: Site) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 from uuid import UUID, uuid4
@@ -19,7 +20,6 @@ from orchestrator_api.auth import TokenVerifier, load_keys
 from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
-from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateLimits
 from shared.artifacts import open_store
@@ -31,6 +31,7 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.services import work
+from shared.services.health import live_workers
 from shared.store.db import Database
 from tests.support.openapi import CheckedStream, check_response
 from tests.support.rows import rows
@@ -142,7 +143,7 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         db_of_all=db_of_all,
         dispatcher=dispatcher,
         ping_queue=queue_probe(redis_url),
-        count_workers=postgres_probe(db_of_all),
+        count_workers=partial(live_workers, db_of_all),
         catalog=Catalog([Noop()]),  # type: ignore[list-item]
         artifacts=open_store(f"file://{folder}/artifacts"),
         tokens=TokenVerifier(load_keys(key_file), issuer="test"),

@@ -5,17 +5,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import pytest
 
 from orchestrator_api.app import create_app
-from orchestrator_api.postgres_probe import postgres_probe
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.web_metrics import WebMetrics
+from orchestrator_api.wsgi import PROBE_SECONDS
 from shared.domain.models import RunId, TenantId, WorkerId
 from shared.messaging.complaint import Noted, Tally
 from shared.services import incidents, work, workers
+from shared.services.health import live_workers
 from shared.store.db import Database
 from tests.integration.api.conftest import Api
 
@@ -127,7 +129,7 @@ def test_without_postgresql_it_is_named_and_every_call_is_a_503(api: Api) -> Non
             api.parts,
             db=nowhere,
             db_of_all=nowhere,
-            count_workers=postgres_probe(nowhere),
+            count_workers=partial(live_workers, nowhere),
             metrics=WebMetrics(),
         )
     )
@@ -152,12 +154,16 @@ def silent_address() -> Iterator[str]:
 
 def test_servers_that_hang_are_down_within_seconds(api: Api, silent_address: str) -> None:
     hanging = Database(
-        f"postgresql://{silent_address}/none", role="orch_api", size=1, application_name="test"
+        f"postgresql://{silent_address}/none",
+        role="orch_api",
+        size=1,
+        application_name="test",
+        answer_seconds=PROBE_SECONDS,
     )
     app = create_app(
         replace(
             api.parts,
-            count_workers=postgres_probe(hanging),
+            count_workers=partial(live_workers, hanging),
             ping_queue=queue_probe(f"redis://{silent_address}/0"),
             metrics=WebMetrics(),
         )
