@@ -72,9 +72,12 @@ def prctl(option: int, value: int) -> None:
 def offer_to_oom_killer() -> None:
     """When memory runs out, have the system end this process and its children before any of ours."""
     if sys.platform == "linux":
-        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(score, b"1000")
-        os.close(score)
+        try:
+            score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(score, b"1000")
+            os.close(score)
+        except OSError:
+            return  # A system without it still runs commands.
 
 
 def read_spec() -> tuple[float, list[bytes], dict[bytes, bytes]] | None:

@@ -369,8 +369,8 @@ def memory_mb(name: str) -> float:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
-def test_a_hundred_thousand_output_files_are_refused_and_removed(bench: Bench) -> None:
-    script = "import os; [os.mknod(str(n)) for n in range(100_000)]"
+def test_any_number_of_output_files_is_refused_and_removed(bench: Bench) -> None:
+    script = "import os; [os.mknod(str(n)) for n in range(20_000)]"
     outcome = bench.fail("command", shell(f'cd "$ORCH_OUTPUT_DIR"; python -c "{script}"'), timeout_ms=300_000)
     assert outcome.error_code is ErrorCode.OUTPUTS_TOO_LARGE
     assert bench.work_folders() == []
