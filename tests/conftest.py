@@ -14,6 +14,7 @@ from tests.support.servers import Servers, private_servers
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", type=int, help="calls of each operation (make openapi)")
     parser.addoption("--races", type=int, default=60, help="cancellations that race with completions")
+    parser.addoption("--ends", type=int, default=2, help="ends of workers and the API under load")
 
 
 @pytest.fixture(scope="session")

@@ -38,3 +38,9 @@ def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 def races(request: pytest.FixtureRequest) -> int:
     """How often things that race are to race."""
     return int(request.config.getoption("--races"))
+
+
+@pytest.fixture
+def ends(request: pytest.FixtureRequest) -> int:
+    """How often programs are told to go."""
+    return int(request.config.getoption("--ends"))
