@@ -159,6 +159,21 @@ class Connection(TConn):
         self.sock.expect_within(self.sock.patience.head_seconds)
         return True
 
+    def drain_now(self) -> None:
+        """Throw away what has arrived, without waiting for more."""
+        self.sock.setblocking(False)
+        drained = 0
+        while drained < _MAX_DRAIN_BYTES and (piece := self.sock.recv_now()):
+            drained += len(piece)
+
+    def finish_now(self) -> None:
+        """Tell the client that nothing more will come, without waiting for it to hear that."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # It did not wait for us.
+        self.drain_now()
+
     def end(self) -> None:
         """Let the client take the last answer. Called in a thread, since it can take a while."""
         patience = self.sock.patience

@@ -7,15 +7,19 @@ the environment when it is imported.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 
 from gunicorn.arbiter import Arbiter
 
+from orchestrator_api.server import Worker
 from orchestrator_api.web_metrics import FOLDER_VARIABLE
 from orchestrator_api.wsgi import NEED
 from shared.config import load_settings
 from shared.log import configure_logging
+
+_DESCRIPTORS = 4_096
 
 _settings = load_settings(os.environ, need=NEED)
 configure_logging(_settings.log_level, component="web")
@@ -28,8 +32,10 @@ proc_name = "orchestrator-web"
 worker_class = "orchestrator_api.server.Worker"
 workers = _settings.web_processes
 threads = _settings.web_threads
-# Beyond the threads, connections wait in the kernel and cost nothing.
-backlog = 512
+# A request waits for a thread as long as ORCH_WEB_QUEUE_MS, and is then refused. More connections than these
+# wait in the kernel, and cost nothing.
+worker_connections = 2_000
+backlog = 2_048
 # Longer than clients keep an idle connection: else a request could meet the closing of it.
 keepalive = 75
 # Time that a worker has to show a sign of life: threads that serve a long request do not block it.
@@ -55,6 +61,14 @@ errorlog = "-"
 
 # gunicorn's own control interface would be a second way in, with no tokens.
 control_socket_disable = True
+
+
+def post_fork(_server: Arbiter, worker: Worker) -> None:
+    """Set up a process that serves: each connection is a descriptor."""
+    worker.queue_seconds = _settings.web_queue_ms / 1000
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
 
 
 def on_starting(_server: Arbiter) -> None:

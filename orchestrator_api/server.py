@@ -9,6 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from selectors import EVENT_READ
@@ -38,6 +39,7 @@ from structlog.contextvars import clear_contextvars
 
 from orchestrator_api import access_log
 from orchestrator_api.connections import Connection, Patience, PatientSocket, WholeBody
+from orchestrator_api.context import PREFIX
 from orchestrator_api.parts import parts_of
 from shared.ids import new_trace_id
 
@@ -48,12 +50,17 @@ _REASON = MappingProxyType(
         414: "URI Too Long",
         431: "Request Header Fields Too Large",
         500: "Internal Server Error",
+        503: "Service Unavailable",
     }
 )
+_CODE = MappingProxyType({500: "INTERNAL", 503: "UNAVAILABLE"})
 _OURS: Final = (InvalidResponseHeader, InvalidResponseHeaderName)
 """gunicorn counts these among the mistakes of clients, but they are the application's."""
 _SINGLE: Final = frozenset({"IDEMPOTENCY-KEY", "X-STELLA-TENANT"})
 """Two of them would be joined by a comma, which is a key like any other."""
+
+
+_HEALTH: Final = f"GET {PREFIX}/admin/health".encode("ascii")
 
 
 class JsonLines(Logger):
@@ -78,12 +85,32 @@ class Worker(ThreadWorker):
 
     patience: ClassVar = Patience()
     pending_conns: deque[Connection]  # type: ignore[assignment]  # ``accept`` makes no others.
+    queue_seconds = 2.0
+    """How long a request may wait for a thread, before it is refused."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._queued: deque[tuple[float, Connection, Future[bool]]] = deque()
+        # Who asks for health must learn that there is too much to do, or that all threads hang.
+        self._health_thread: ThreadPoolExecutor | None = None
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
         super().check_config(cfg, log)
         if cfg.is_ssl:
             raise RuntimeError("leave TLS to a proxy in front: this worker reads heads before a thread does")
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Have a thread serve the request whose head has come, or refuse it when none comes to it in time."""
+        served: Future[bool]
+        if _ours(conn).head.startswith(_HEALTH):
+            if self._health_thread is None:
+                self._health_thread = ThreadPoolExecutor(1, "health")
+            served = self._health_thread.submit(self.handle, conn)
+        else:
+            served = self.tpool.submit(self.handle, conn)
+        served.add_done_callback(lambda fs: self.method_queue.defer(self.finish_request, conn, fs))
+        self._queued.append((time.monotonic(), _ours(conn), served))
 
     def accept(self, listener: socket.socket) -> None:
         try:
@@ -108,7 +135,11 @@ class Worker(ThreadWorker):
             self.enqueue_req(conn)
 
     def murder_pending(self) -> None:
-        """Refuse those whose head did not arrive in time. Who never sent a byte gets no answer."""
+        """Refuse those whose head did not arrive in time, and those that no thread has come to in time.
+
+        Who never sent a byte gets no answer.
+        """
+        self._refuse_late()
         # A process that is told to stop waits for a head no longer than for a next request.
         ahead = 0.0 if self.alive else self.patience.head_seconds - STOP_KEEPALIVE_LINGER
         late = time.monotonic() + ahead
@@ -190,16 +221,39 @@ class Worker(ThreadWorker):
         self.poller.unregister(conn.sock)
         self.pending_conns.remove(conn)
 
+    def _refuse_late(self) -> None:
+        """Refuse the requests that have waited for too long; their turn would come ever later."""
+        late = time.monotonic() - self.queue_seconds
+        while self._queued:
+            since, conn, served = self._queued[0]
+            if since > late and not (served.running() or served.done()):
+                return
+            self._queued.popleft()
+            # Only one of us gets it: this, or a thread. Then gunicorn closes the connection.
+            if served.cancel():
+                clear_contextvars()
+                # What is left unread when a connection is closed takes the answer with it.
+                conn.drain_now()
+                self._refuse(conn.sock, conn.client, 503, "there is more to do than can be done now", None)
+                conn.finish_now()
+                self._count_overload()
+
+    def _count_overload(self) -> None:
+        app: object = getattr(self, "wsgi", None)
+        if isinstance(app, Flask):
+            parts_of(app).metrics.overloaded()
+
     def _refuse(
         self, client: socket.socket, addr: object, status: int, message: str, req: Request | None
     ) -> None:
         trace_id = new_trace_id()
-        code = "INTERNAL" if status >= 500 else "INVALID_ARGUMENT"
+        code = _CODE.get(status, "INVALID_ARGUMENT")
+        again = "Retry-After: 1\r\n" if status == 503 else ""
         body = json.dumps({"error": {"code": code, "message": message, "trace_id": trace_id}})
         head = (
             f"HTTP/1.1 {status} {_REASON[status]}\r\nConnection: close\r\n"
             "Content-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n"
-            "X-Content-Type-Options: nosniff\r\n"
+            f"X-Content-Type-Options: nosniff\r\n{again}"
             f"X-Trace-Id: {trace_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         if self.cfg.accesslog:

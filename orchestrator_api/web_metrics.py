@@ -52,6 +52,9 @@ class WebMetrics:
         self._unchecked = self._counter(
             "orchestrator_rate_limit_unchecked", "Requests served without their limits, since Redis was away."
         )
+        self._overload = self._counter(
+            "orchestrator_http_overload", "Requests refused with 503, since no thread came to them in time."
+        )
         self._odd_methods = self._counter(
             "orchestrator_http_odd_methods", "Requests with methods that HTTP does not have."
         )
@@ -63,6 +66,10 @@ class WebMetrics:
         not_sent.call_on_note(self._not_sent.inc)
         hints_dropped.call_on_note(self._hints_dropped.inc)
         rate_limit_unchecked.call_on_note(self._unchecked.inc)
+
+    def overloaded(self) -> None:
+        """Count a request that was refused before the application saw it."""
+        self._overload.inc()
 
     def watch(self, app: Flask) -> None:
         """Count and time the requests of ``app``, by route. To be called before others hook into requests.

@@ -99,6 +99,7 @@ class Settings:
     port: int = _setting(8080, value.whole_number(1, 65_535))
     web_processes: int = _setting(1, value.whole_number(1, 64))
     web_threads: int = _setting(8, value.whole_number(1, 256))
+    web_queue_ms: int = _setting(2_000, value.whole_number(100, 60_000))
     rate_limit: int = _setting(60_000, _requests)
     """Requests a minute and tenant, in all."""
     rate_limit_reads: int | None = _setting(None, _requests)

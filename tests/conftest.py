@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -64,3 +65,14 @@ def service_db(database_url: str) -> Iterator[Database]:
     db = Database(database_url, role="orch_service", size=8, application_name="test-service")
     yield db
     db.close()
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Tell a measurement to whoever watches the tests."""
+
+    def write(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return write

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -9,19 +11,30 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from shared.errors import StoreUnavailable
 
 
-def _engine(url: str) -> Engine:
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
     """Connect by a libpq URL, which may name a socket folder; SQLAlchemy's own URLs are not needed."""
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg2://",
         creator=lambda: psycopg2.connect(url, application_name="orch-migrate", connect_timeout=5),
         poolclass=NullPool,
     )
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise StoreUnavailable("PostgreSQL is out of reach") from error
+    try:
+        yield connection
+    finally:
+        connection.close()
+        engine.dispose()
 
 
 def _config() -> Config:
@@ -38,27 +51,17 @@ def upgrade(url: str, *, revision: str = "head") -> None:
     a newer release stays as it is: it serves this one, too.
     """
     config = _config()
-    engine = _engine(url)
-    try:
-        with engine.begin() as connection:
-            if _is_beyond(_current(connection), _head()):
-                return
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
-    finally:
-        engine.dispose()
+    with _connected(url) as connection, connection.begin():
+        if _is_beyond(_current(connection), _head()):
+            return
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 def check(url: str) -> list[str]:
     """Say what keeps the database at ``url`` from serving this release; an empty list when nothing does."""
-    engine = _engine(url)
-    try:
-        with engine.connect() as connection:
-            current = _current(connection)
-    except psycopg2.OperationalError as error:
-        raise StoreUnavailable("PostgreSQL is out of reach") from error
-    finally:
-        engine.dispose()
+    with _connected(url) as connection:
+        current = _current(connection)
     head = _head()
     if current == head or _is_beyond(current, head):
         return []

@@ -1,9 +1,8 @@
-"""Fixtures: one stack for the tests that harm nothing, and a way to tell what was measured."""
+"""Fixtures: one stack for the tests that harm nothing."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,17 +20,6 @@ def site(calm_site: Site) -> Iterator[Site]:
     """A stack that nothing befalls; after the test all is well in its ledger."""
     yield calm_site
     calm_site.check()
-
-
-@pytest.fixture
-def show(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Tell a measurement to whoever watches the tests."""
-
-    def write(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{line}\n")
-
-    return write
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""A web process with more to do than it can refuses in time, stays up, and serves again when that is over."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared.embedded.process_tree import descendants
+from tests.support.eventually import eventually
+from tests.support.tokens import Signer
+from tests.support.web import Web, serving
+
+QUEUE_S = 1.0
+SHORT_QUEUE_S = 0.2
+SLACK_S = 1.5
+"""The main loop looks once a second when nothing else happens; the machine may be busy."""
+CLIENTS = 400
+
+
+@pytest.fixture
+def web(tmp_path: Path, signer: Signer, database_url: str, redis_url: str) -> Iterator[Web]:
+    with serving(tmp_path, signer, database_url, redis_url, ORCH_WEB_QUEUE_MS=f"{QUEUE_S * 1000:.0f}") as one:
+        yield one
+
+
+@pytest.fixture
+def flooded(tmp_path: Path, signer: Signer, database_url: str, redis_url: str) -> Iterator[Web]:
+    """A web process that has more to do, as soon as 400 ask at once, than it can do in its time."""
+    queue = f"{SHORT_QUEUE_S * 1000:.0f}"
+    with serving(tmp_path, signer, database_url, redis_url, ORCH_WEB_QUEUE_MS=queue) as one:
+        yield one
+
+
+@pytest.fixture
+def hung(web: Web) -> Iterator[Web]:
+    """A web process whose two threads wait for bodies that do not come."""
+    more = ("Content-Type: application/json", "Content-Length: 100", "Idempotency-Key: k")
+    head = web.head("POST", "/runs", *more)
+    with ExitStack() as open_ones:
+        for _ in range(2):
+            connection = open_ones.enter_context(socket.create_connection(web.address))
+            connection.sendall(head + b"\r\n")
+        eventually(lambda: ask(web)[0].status_code == 503)
+        yield web
+
+
+def memory_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = [line for line in status if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+
+def ask(web: Web, path: str = "/plugins") -> tuple[httpx.Response, float]:
+    begun = time.monotonic()
+    with web.client() as client:
+        return client.get(path, timeout=30), time.monotonic() - begun
+
+
+def test_who_no_thread_comes_to_is_refused_in_time(hung: Web) -> None:
+    response, took = ask(hung)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "UNAVAILABLE"
+    assert response.json()["error"]["trace_id"] == response.headers["X-Trace-Id"]
+    assert response.headers["Retry-After"] == "1"
+    assert QUEUE_S <= took < QUEUE_S + SLACK_S
+    line = hung.lines("request")[-1]
+    told = line["status"], line["refused_by"], line["trace_id"]
+    assert told == (503, "server", response.headers["X-Trace-Id"])
+
+
+def test_a_body_on_its_way_does_not_take_the_refusal_with_it(hung: Web) -> None:
+    with hung.client() as client:
+        response = client.post(
+            "/dags", content=b" " * 1_000_000, headers={"Content-Type": "application/json"}
+        )
+    assert response.status_code == 503
+
+
+def test_health_is_told_while_all_threads_hang(hung: Web) -> None:
+    response, took = ask(hung, "/admin/health")
+    # No worker is up here; all else is.
+    assert response.json()["checks"] == {"postgres": "ok", "redis": "ok", "workers": "down"}
+    assert took < QUEUE_S
+
+
+def test_it_bends_under_a_flood_and_serves_afterwards(flooded: Web, show: Callable[[str], None]) -> None:
+    (pid,) = descendants(flooded.process.pid)
+    before = memory_mib(pid)
+    stop = threading.Event()
+    answers: Counter[int] = Counter()
+    slowest = 0.0
+
+    def flood(_: int) -> None:
+        nonlocal slowest
+        while not stop.is_set():
+            request = flooded.head("GET", "/runs", "Connection: close") + b"\r\n"
+            begun = time.monotonic()
+            status = int(flooded.raw(request)[9:12])
+            answers[status] += 1
+            slowest = max(slowest, time.monotonic() - begun)
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        for client in [clients.submit(flood, number) for number in range(CLIENTS)]:
+            assert not client.done() or client.exception() is None
+        time.sleep(5)
+        stop.set()
+    grown = memory_mib(pid) - before
+    show(f"{CLIENTS} clients at once: {dict(answers)}, slowest {slowest:.2f} s, memory +{grown:.0f} MiB")
+    assert set(answers) <= {200, 503}
+    assert answers[200] > CLIENTS
+    assert answers[503]
+    assert slowest < SHORT_QUEUE_S + 2 * SLACK_S
+    assert grown < 40
+
+    def served() -> bool:
+        response, took = ask(flooded, "/runs")
+        return response.status_code == 200 and took < 0.5
+
+    eventually(served, within=1)
+    assert flooded.process.poll() is None
