@@ -30,6 +30,7 @@ from shared.domain.states import RunOn
 from shared.domain.step_rules import (
     ID_PATTERN,
     MAX_ATTEMPTS,
+    MAX_CONCURRENCY,
     MAX_DELAY_MS,
     MAX_MULTIPLIER,
     MAX_TIMEOUT_MS,
@@ -128,7 +129,10 @@ METADATA = _Open.from_dict(
         "owner": Text(least=0, most=1_000),
         "description": Text(least=0, most=10_000),
         "inputsSchema": Object(),
-        "concurrencyLimits": Object(),
+        "concurrencyLimits": Object(
+            propertyNames={"pattern": ID_PATTERN},
+            additionalProperties={"type": "integer", "minimum": 1, "maximum": MAX_CONCURRENCY},
+        ),
     },
     name="Metadata",
 )

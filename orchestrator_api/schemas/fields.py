@@ -75,10 +75,11 @@ class Boolean(fields.Raw):
 
 
 class Object(fields.Raw):
-    """An object of any members. What they mean is not a question of shape."""
+    """An object of any members. What they mean is not a question of shape; ``keywords`` tell of it."""
 
-    def __init__(self) -> None:
-        super().__init__(validate=_be_object, metadata={KEYWORDS: JSON_OBJECT})
+    def __init__(self, **keywords: Json) -> None:
+        told = {"type": "object", **keywords} if keywords else JSON_OBJECT
+        super().__init__(validate=_be_object, metadata={KEYWORDS: told})
 
 
 class Many(fields.List[Mapping[str, object]]):
