@@ -79,7 +79,9 @@ def conducted(folder: Path, plan: Iterator[Round], minutes: float) -> Iterator[O
             )
             yield outcome
             if time.monotonic() > until:
-                return
+                break
+        for line in campaign.lived_long():
+            click.echo(line)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tests.chaos.fault import Target
 from tests.chaos.history import History, now
 from tests.chaos.load import TENANTS, clients
 from tests.chaos.plan import Round
+from tests.chaos.resources import Resources
 from tests.chaos.shapes import Shape, publish, shapes
 from tests.support.eventually import eventually
 from tests.support.failpoints import Failpoints
@@ -70,6 +71,7 @@ class Campaign:
     sink: Path
     say: Callable[[str], None]
     history: History = field(default_factory=History)
+    resources: Resources = field(default_factory=Resources)
     _logs_read: dict[Path, int] = field(default_factory=dict)
     _calls_checked: int = 0
 
@@ -176,8 +178,17 @@ class Campaign:
             problems += checks.artifact_problems(cur, folder.artifacts)
         problems += checks.log_problems(folder.log, self._logs_read)
         problems += self._leftovers()
+        problems += self.resources.look(self._programs())
         if problems:
             raise Broken(problems)
+
+    def lived_long(self) -> list[str]:
+        """Tell how the memory of those programs went that have lived for long."""
+        return list(self.resources.table(self._programs()))
+
+    def _programs(self) -> dict[str, int]:
+        ours = ("web", "worker", "sweeper")
+        return {name: pid for name, pid in self.site.processes().items() if name.startswith(ours)}
 
     def _leftovers(self) -> Iterator[str]:
         """Tell what is left when nothing runs any more: working folders, messages."""
