@@ -41,6 +41,7 @@ class CancelListener:
         """End the thread. One that hangs in Redis is left behind."""
         self._closed.set()
         self._thread.join(1.0)
+        self._hints.close()
 
     def _listen(self) -> None:
         while not self._closed.is_set():
