@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import tempfile
 
 from gunicorn.arbiter import Arbiter
 
 from orchestrator_api.server import Worker
-from orchestrator_api.web_metrics import FOLDER_VARIABLE
+from orchestrator_api.web_metrics import FOLDER_VARIABLE, open_folder
 from orchestrator_api.wsgi import NEED
 from shared.config import load_settings
 from shared.log import configure_logging
@@ -73,7 +72,7 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
 
 def on_starting(_server: Arbiter) -> None:
     """Make the folder in which all processes of this server count: a new one, so that they begin at zero."""
-    os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="orch-metrics-")
+    os.environ[FOLDER_VARIABLE] = str(open_folder())
 
 
 def on_exit(_server: Arbiter) -> None:

@@ -11,6 +11,8 @@ import fcntl
 import itertools
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,8 @@ from shared.messaging.complaint import Complaint
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client finds the folder. gunicorn's master sets it before it starts processes."""
+_FOLDER_PREFIX: Final = "orch-metrics-"
+_OWNED: Final = "owned"
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
@@ -115,6 +119,27 @@ def url_rule(of: Request) -> str:
     """Name the route of a request by its template; what has no route is one of a kind."""
     rule = of.url_rule
     return _NO_ROUTE if rule is None else _PART.sub(r"{\1}", rule.rule.removeprefix(PREFIX))
+
+
+def open_folder() -> Path:
+    """Make a new folder for one server to count in, and remove those that killed servers have left."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        try:
+            descriptor = os.open(old / _OWNED, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # Another user's, or just being made.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+        os.close(descriptor)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    # Never closed: held by the master and all that it forks, for as long as any of them lives.
+    owned = os.open(folder / _OWNED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(owned, fcntl.LOCK_EX)
+    return folder
 
 
 def _take_place(folder: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from shared.embedded.process_tree import descendants
+from shared.embedded.process_tree import descendants, start_ticks
 from tests.integration.api.test_metrics import Page, parsed
 from tests.support.eventually import eventually
 from tests.support.tokens import Signer
@@ -109,3 +109,28 @@ def test_the_folder_goes_with_the_server(web: Web, tmp_path: Path) -> None:
     web.process.send_signal(signal.SIGTERM)
     assert web.process.wait(timeout=15) == 0
     assert not list((tmp_path / "tmp").glob("orch-metrics-*"))
+
+
+def test_what_a_killed_server_leaves_is_removed_by_the_next_and_that_of_the_living_is_not(
+    tmp_path: Path, signer: Signer, database_url: str, redis_url: str
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    environ = {"TMPDIR": str(tmp_path / "tmp")}
+
+    def folders() -> set[Path]:
+        return set((tmp_path / "tmp").glob("orch-metrics-*"))
+
+    with serving(tmp_path, signer, database_url, redis_url, **environ) as first:
+        left = folders()
+        children = eventually(lambda: processes(first))
+        first.process.kill()
+        first.process.wait()
+        eventually(lambda: not any(start_ticks(pid) for pid in children), within=20)
+        assert folders() == left
+        with serving(tmp_path, signer, database_url, redis_url, **environ):
+            living = folders()
+            assert living
+            assert not living & left
+            with serving(tmp_path, signer, database_url, redis_url, **environ):
+                assert living < folders()
+    assert not folders()
