@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sys
 
 from gunicorn.arbiter import Arbiter
 
@@ -17,8 +18,11 @@ from orchestrator_api.web_metrics import FOLDER_VARIABLE, open_folder
 from orchestrator_api.wsgi import NEED
 from shared.config import load_settings
 from shared.log import configure_logging
+from shared.services.schema import why_too_old
+from shared.store.db import Database
 
 _DESCRIPTORS = 4_096
+EX_CONFIG = 78
 
 _settings = load_settings(os.environ, need=NEED)
 configure_logging(_settings.log_level, component="web")
@@ -71,10 +75,17 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
 
 
 def on_starting(_server: Arbiter) -> None:
-    """Make the folder in which all processes of this server count: a new one, so that they begin at zero."""
+    """Refuse a schema that is too old; make a new folder for all processes to count in, from zero."""
+    db = Database(_settings.database_url, role="orch_api", size=1, application_name="orchestrator-api")
+    too_old = why_too_old(db)
+    db.close()
+    if too_old:
+        sys.stderr.write(f"{too_old}\n")
+        sys.exit(EX_CONFIG)
     os.environ[FOLDER_VARIABLE] = str(open_folder())
 
 
 def on_exit(_server: Arbiter) -> None:
     """Remove that folder."""
-    shutil.rmtree(os.environ[FOLDER_VARIABLE], ignore_errors=True)
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        shutil.rmtree(folder, ignore_errors=True)

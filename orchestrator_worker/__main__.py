@@ -31,7 +31,7 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.live_log import LiveLogs
 from shared.messaging.queue_keys import QueueKeys
 from shared.plugins import StopReason, load_catalog
-from shared.services import incidents, work, workers
+from shared.services import incidents, schema, work, workers
 from shared.store.db import Database
 from shared.tracing import open_tracer
 
@@ -73,6 +73,9 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         application_name="orchestrator-worker",
         answer_seconds=max(0.5, settings.lease_ms / 4_000),
     )
+    if too_old := schema.why_too_old(db):
+        sys.stderr.write(f"{too_old}\n")
+        return EX_CONFIG
     app = make_worker_celery(settings)
     dispatcher = Dispatcher(db, app)
     keeper = LeaseKeeper(

@@ -27,7 +27,7 @@ from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
 from shared.messaging.complaint import TALLY, Complaint
 from shared.messaging.queue_keys import QueueKeys
-from shared.services import calls, dispatch, incidents, metrics, recovery, warm, workers
+from shared.services import calls, dispatch, incidents, metrics, recovery, schema, warm, workers
 from shared.services.recovery import Backlog, Doorbell
 from shared.store.db import Database
 
@@ -257,6 +257,9 @@ def main() -> int:
         application_name="orchestrator-sweeper",
         answer_seconds=BATCH_SECONDS,
     )
+    if too_old := schema.why_too_old(db):
+        sys.stderr.write(f"{too_old}\n")
+        return EX_CONFIG
     sweeper_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     sweeper = Sweeper(db, make_celery(settings), settings, QueueKeys(settings), sweeper_id=sweeper_id)
     ended = threading.Event()

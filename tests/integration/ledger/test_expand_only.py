@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg2
 import pytest
 
 from shared import migrations
 from shared.embedded import postgres
+from shared.services.schema import why_too_old
+from shared.store.db import Database
+from tests.integration.worker.fleet import new_fleet
 from tests.support.servers import Servers
+from tests.support.web import free_port
 
 PREVIOUS = "0011"
 """The newest migration of the release before this one."""
@@ -95,3 +102,40 @@ def test_an_older_schema_is_told_from_a_newer_one(before: str, owner_url: str) -
     assert migrations.check(owner_url) == []
     migrations.upgrade(owner_url)
     assert found(owner_url, "SELECT version_num FROM orch.alembic_version") == {("9999",)}
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        ("orchestrator_worker",),
+        ("orchestrator_worker.sweeper",),
+        ("gunicorn", "--config", "python:orchestrator_api.gunicorn_conf"),
+    ],
+    ids=lambda process: process[0],
+)
+def test_a_process_refuses_an_older_schema_and_says_so(
+    before: str, servers: Servers, tmp_path: Path, redis_url: str, process: tuple[str, ...]
+) -> None:
+    url = servers.url(f"expand_{PREVIOUS}")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"k" * 32)
+    secret.chmod(0o600)
+    with new_fleet(tmp_path, database_url=url, redis_url=redis_url) as fleet:
+        web = {"ORCH_JWKS_FILE": str(secret), "ORCH_SECRET_FILE": str(secret), "ORCH_PORT": str(free_port())}
+        ended = subprocess.run(
+            [sys.executable, "-m", *process],
+            env={**fleet.environ, **web},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 78, ended.stderr
+    assert "run `orch db upgrade`" in ended.stderr
+    assert migrations.check(before)
+
+
+def test_a_process_that_cannot_reach_postgresql_waits_for_it(service_db: Database) -> None:
+    away = Database("postgresql:///none?host=/nonexistent", role="orch_service", size=1, application_name="t")
+    assert why_too_old(away) is None
+    assert why_too_old(service_db) is None
