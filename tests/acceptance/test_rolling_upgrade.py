@@ -76,15 +76,19 @@ def test_two_releases_work_on_the_same_runs(
         workers = [replace(fleet, code=previous).worker(), fleet.worker()]
         for web, dag_id in ((old, "of-the-old"), (new, "of-the-new")):
             send(web, "/dags", {"dagId": dag_id, "version": "1.0.0", "steps": STEPS, "edges": EDGES})
+        wide = [{"id": f"w{number}", "uses": "sleep", "with": {"ms": 500}} for number in range(8)]
+        send(new, "/dags", {"dagId": "wide", "version": "1.0.0", "steps": wide})
         runs = [
             RunId(send(web, "/runs", {"dagId": dag_id})["runId"])
             for _ in range(RUNS // 4)
             for web in (old, new)
             for dag_id in ("of-the-old", "of-the-new")
         ]
+        # Those are short: one worker may do them all before the other gets a message.
+        both = RunId(send(new, "/runs", {"dagId": "wide"})["runId"])
         cancelled = RunId(send(old, "/runs", {"dagId": "of-the-new"})["runId"])
         send(new, f"/runs/{cancelled}:cancel", {})
-        for run_id in runs:
+        for run_id in (*runs, both):
             fleet.completed(run_id, within=60)
         fleet.ended(cancelled, within=20)
         with closing(psycopg2.connect(owner_url)) as connection, connection.cursor() as cur:

@@ -27,7 +27,7 @@ CATALOGUES = {
         SELECT c.table_name, c.column_name, c.data_type FROM information_schema.columns AS c
         WHERE c.table_schema = 'orch'""",
     "functions": """
-        SELECT p.proname, pg_get_function_identity_arguments(p.oid), p.prorettype::regtype::text
+        SELECT p.proname, pg_get_function_identity_arguments(p.oid), pg_get_function_result(p.oid)
         FROM pg_proc AS p WHERE p.pronamespace = 'orch'::regnamespace""",
     "rights": """
         SELECT t.grantee, t.table_name, t.privilege_type FROM information_schema.role_table_grants AS t
