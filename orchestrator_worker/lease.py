@@ -102,6 +102,7 @@ class LeaseKeeper:
         """
         held = Held(tenant=claim.tenant, run_id=claim.run_id, step_no=claim.step_no, attempt=claim.attempt)
         lease = Lease(held, Stop(), since)
+        lease.stop.hold_until(since + self._usable)
         with self._lock:
             self._leases.add(lease)
             stopped = self._stopped
@@ -159,6 +160,7 @@ class LeaseKeeper:
                 self._give_up([lease])
                 continue
             lease.confirmed = before
+            lease.stop.hold_until(before + self._usable)
             if renewal.cancel_requested:
                 lease.stop.request(StopReason.CANCELLED)
 

@@ -10,11 +10,13 @@ Elsewhere the guarantee covers the program's process group.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -104,10 +106,11 @@ def run(
                 waker.send(b"!")
 
         try:
-            watch.begin(command)
+            watch.begin(command, stop)
             stack.callback(stop.call_on_stop(wake_up))
             return watch.until_end(stop)
         finally:
+            watch.fall_silent()
             watch.kill()
 
 
@@ -149,6 +152,8 @@ class _Watch:
         self._grace_seconds = kill_grace_seconds
         self._sinks = sinks
         self._folder = folder
+        self._control_lock = threading.Lock()
+        self._silent = False
         self._reported = b""
         self._give_up_at: float | None = None
         self._selector = selectors.DefaultSelector()
@@ -158,10 +163,13 @@ class _Watch:
         self._selector.register(wake, selectors.EVENT_READ, "wake")
         self._open = {"out", "err", "report"}
 
-    def begin(self, command: Command) -> None:
+    def begin(self, command: Command, stop: Stop) -> None:
         fields = [str(len(command.argv)), *command.argv, *(f"{k}={v}" for k, v in command.env.items())]
         body = b"\0".join(os.fsencode(field) for field in fields)
         self._send(b"%d %d\n" % (self._grace_seconds * 1000, len(body)) + body)
+        # The keeper has the same clock, and outlives a worker that is frozen.
+        stop.call_on_hold(lambda: self._tell_until(stop.held_until))
+        self._tell_until(stop.held_until)
 
     def until_end(self, stop: Stop) -> Ending:
         while self._open:
@@ -198,6 +206,22 @@ class _Watch:
         # The command may have stopped it.
         self._keeper.send_signal(signal.SIGCONT)
         self._give_up_at = time.monotonic() + (0 if at_once else self._grace_seconds) + SPARE_SECONDS
+
+    def _tell_until(self, moment: float | None) -> None:
+        """Tell the keeper until when to go on without us. The thread of the leases calls this, too."""
+        with self._control_lock:
+            if moment is None or self._silent:
+                return
+            poller = select.poll()
+            poller.register(self._control, select.POLLOUT)
+            # A keeper that the command has stopped reads nothing: nobody must wait for it here.
+            if poller.poll(0):
+                self._send(b"%d\n" % (moment * 1000))
+
+    def fall_silent(self) -> None:
+        """Write nothing more: the pipe is about to be closed."""
+        with self._control_lock:
+            self._silent = True
 
     def _send(self, data: bytes) -> None:
         # A keeper that is gone cannot be told anything; that it is gone shows in its report.

@@ -8,8 +8,10 @@ sub-reaper becomes the parent of those that the command let go of.
 Descriptors: 0 is the control pipe, 1 and 2 become the command's output, the number in
 ``argv[1]`` is the report pipe. On the control pipe comes a header line
 (``grace_ms length\\n``) with ``length`` bytes of NUL-separated fields (number of arguments,
-arguments, ``NAME=value``...), then at most one byte: ``T`` to end the tree (SIGTERM, after
-the grace time SIGKILL), ``K`` to kill it at once. End of file means that the worker is gone.
+arguments, ``NAME=value``...), then any number of lines with a moment, in milliseconds of the
+monotonic clock: a worker that has not named a later one by then is frozen or cut off, and the
+tree is killed. And at most one byte: ``T`` to end the tree (SIGTERM, after the grace time
+SIGKILL), ``K`` to kill it at once. End of file means that the worker is gone.
 
 Report lines: ``started PID``, then one of ``exit STATUS``, ``signal NUMBER``;
 or ``error ERRNO`` alone when the program could not be started.
@@ -140,24 +142,42 @@ def watch(child: int, grace_seconds: float, wake_read: int) -> int:
     """Wait until the command has ended, by itself or by order; return its wait status."""
     listening = [0, wake_read]
     kill_at: float | None = None
+    fence_at: float | None = None
+    digits = b""
     while True:
         status = reap(child)
         if status is not None:
             return status
-        timeout = None if kill_at is None else max(0.0, kill_at - time.monotonic())
+        due = [moment for moment in (kill_at, fence_at) if moment is not None]
+        timeout = max(0.0, min(due) - time.monotonic()) if due else None
         ready, _, _ = select.select(listening, [], [], timeout)
         if wake_read in ready and signal.SIGTERM in os.read(wake_read, 512) and kill_at is None:
             kill_at = end_politely(child, min(grace_seconds, ORPHAN_GRACE_SECONDS))
         if 0 in ready:
-            order = os.read(0, 1)
-            if not order:
+            told = os.read(0, 512)
+            if not told:
                 listening.remove(0)
-            seconds = {b"T": grace_seconds, b"K": 0.0}.get(order, min(grace_seconds, ORPHAN_GRACE_SECONDS))
-            due = end_politely(child, seconds) if kill_at is None else time.monotonic() + seconds
-            kill_at = due if kill_at is None else min(kill_at, due)
+            *moments, digits = (digits + told.translate(None, b"TK")).split(b"\n")
+            fence_at = int(moments[-1]) / 1000 if moments else fence_at
+            seconds = time_to_end(told, grace_seconds)
+            if seconds is not None:
+                ends_at = end_politely(child, seconds) if kill_at is None else time.monotonic() + seconds
+                kill_at = ends_at if kill_at is None else min(kill_at, ends_at)
+        if fence_at is not None and time.monotonic() >= fence_at:
+            kill_at = time.monotonic()
+            fence_at = None
         if kill_at is not None and time.monotonic() >= kill_at:
             signal_tree(child, signal.SIGKILL)
             kill_at = time.monotonic() + 0.05
+
+
+def time_to_end(told: bytes, grace_seconds: float) -> float | None:
+    """Say how much time the tree gets, after what the worker has told, to end; ``None``: it goes on."""
+    if not told:
+        return min(grace_seconds, ORPHAN_GRACE_SECONDS)
+    if b"K" in told:
+        return 0.0
+    return grace_seconds if b"T" in told else None
 
 
 def end_politely(child: int, grace_seconds: float) -> float:

@@ -33,7 +33,16 @@ class Stop:
     thread that exists only while there are callbacks to run.
     """
 
-    __slots__ = ("_callbacks", "_deadline", "_event", "_lock", "_reason", "_timer")
+    __slots__ = (
+        "_callbacks",
+        "_deadline",
+        "_event",
+        "_lock",
+        "_on_hold",
+        "_reason",
+        "_timer",
+        "held_until",
+    )
 
     def __init__(self, *, timeout_seconds: float | None = None) -> None:
         self._lock = threading.Lock()
@@ -42,6 +51,9 @@ class Stop:
         self._callbacks: list[Callable[[], None]] = []
         self._timer: threading.Timer | None = None
         self._deadline: float | None = None
+        self._on_hold: Callable[[], None] = lambda: None
+        self.held_until: float | None = None
+        """In monotonic time, until when the attempt is surely this worker's; ``None``: nobody said."""
         if timeout_seconds is not None:
             self.limit_to(timeout_seconds)
 
@@ -70,6 +82,19 @@ class Stop:
                 # The caller may be the thread that renews every lease of the process:
                 # one plugin's mistake must neither end it nor hide the other callbacks.
                 logger.exception("a callback of a stopped attempt failed")
+
+    def hold_until(self, moment: float) -> None:
+        """Take note that the attempt stays this worker's until ``moment``, in monotonic time."""
+        self.held_until = moment
+        try:
+            self._on_hold()
+        except Exception:
+            # As with a stop: the caller renews every lease of the process.
+            logger.exception("a callback of an attempt whose lease was renewed failed")
+
+    def call_on_hold(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` run whenever ``held_until`` has been put off; it replaces the one before."""
+        self._on_hold = callback
 
     def limit_to(self, seconds: float) -> None:
         """Set the deadline ``seconds`` from now, unless an earlier one is set already."""

@@ -130,6 +130,26 @@ RUN = "SELECT 1 FROM orch.runs WHERE tenant = %s AND run_id = %s FOR UPDATE"
 STEP = "SELECT 1 FROM orch.steps WHERE tenant = %s AND run_id = %s FOR UPDATE"
 
 
+def test_a_frozen_workers_command_ends_before_the_next_attempt_begins(fleet: Fleet, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    script = (
+        f'if [ "$ORCH_ATTEMPT" = 1 ]; then while :; do date +%s.%N >{mark}; sleep 0.02; done; fi;'
+        f"cp {mark} {mark}.then; sleep 0.5; cmp {mark} {mark}.then"
+    )
+    run_id = fleet.start(fleet.publish(dag("writes", [step("s0", "command", argv=["sh", "-c", script])])))
+    frozen = fleet.worker()
+    eventually(mark.exists)
+    fleet.worker()
+    fleet.sweeper()
+    frozen.send(signal.SIGSTOP)
+    try:
+        fleet.completed(run_id)
+    finally:
+        frozen.send(signal.SIGCONT)
+    lost, won = fleet.attempts(run_id)
+    assert (lost.status, won.status) == (AttemptStatus.LOST, AttemptStatus.SUCCEEDED)
+
+
 def test_a_worker_frozen_while_it_claims_does_not_begin(
     fleet: Fleet, owner: Connection, owner_url: str, tmp_path: Path
 ) -> None:
