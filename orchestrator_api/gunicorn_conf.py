@@ -22,6 +22,7 @@ from shared.services.schema import why_too_old
 from shared.store.db import Database
 
 _DESCRIPTORS = 4_096
+_DESCRIPTORS_BESIDE = 256
 EX_CONFIG = 78
 
 _settings = load_settings(os.environ, need=NEED)
@@ -72,6 +73,7 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
+    worker.worker_connections = min(worker.cfg.worker_connections, max(now, wanted) - _DESCRIPTORS_BESIDE)
 
 
 def on_starting(_server: Arbiter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from redis import Redis
@@ -12,10 +13,14 @@ from redis.retry import Retry
 from shared.errors import QueueUnavailable
 
 _TIMEOUT_SECONDS = 1.0
+_REMEMBERED_SECONDS = 1.0
 
 
 def queue_probe(redis_url: str) -> Callable[[], None]:
-    """Make a function that raises QueueUnavailable unless Redis answers within a second."""
+    """Make a function that raises QueueUnavailable unless Redis answers within a second.
+
+    Who asks within a second of a failure is told so at once.
+    """
     client: Redis = Redis.from_url(
         redis_url,
         socket_timeout=_TIMEOUT_SECONDS,
@@ -23,10 +28,16 @@ def queue_probe(redis_url: str) -> Callable[[], None]:
         retry=Retry(NoBackoff(), 0),
     )
 
+    silent_until = float("-inf")
+
     def ping() -> None:
+        nonlocal silent_until
+        if time.monotonic() < silent_until:
+            raise QueueUnavailable("Redis did not answer a moment ago")
         try:
             client.ping()
         except (RedisError, OSError) as error:
+            silent_until = time.monotonic() + _REMEMBERED_SECONDS
             raise QueueUnavailable("Redis does not answer") from error
 
     return ping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import socket
@@ -54,6 +55,12 @@ _REASON = MappingProxyType(
     }
 )
 _CODE = MappingProxyType({500: "INTERNAL", 503: "UNAVAILABLE"})
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NO_ROOM_PAUSE_SECONDS: Final = 0.05
+_ROOM: Final = 100
+"""How many idle connections make room at a time, when there are as many as there may be."""
+_SILENT_SECONDS: Final = 1.0
+"""Who has sent nothing for so long is not about to."""
 _OURS: Final = (InvalidResponseHeader, InvalidResponseHeaderName)
 """gunicorn counts these among the mistakes of clients, but they are the application's."""
 _SINGLE: Final = frozenset({"IDEMPOTENCY-KEY", "X-STELLA-TENANT"})
@@ -90,6 +97,8 @@ class Worker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._busy = 0
+        self._crowded = False
         self._queued: deque[tuple[float, Connection, Future[bool]]] = deque()
         # Who asks for health must learn that there is too much to do, or that all threads hang.
         self._health_thread: ThreadPoolExecutor | None = None
@@ -103,20 +112,31 @@ class Worker(ThreadWorker):
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the request whose head has come, or refuse it when none comes to it in time."""
         served: Future[bool]
-        if _ours(conn).head.startswith(_HEALTH):
+        if self._busy >= self.cfg.threads and _ours(conn).head.startswith(_HEALTH):
             if self._health_thread is None:
                 self._health_thread = ThreadPoolExecutor(1, "health")
             served = self._health_thread.submit(self.handle, conn)
         else:
             served = self.tpool.submit(self.handle, conn)
+        self._busy += 1
         served.add_done_callback(lambda fs: self.method_queue.defer(self.finish_request, conn, fs))
         self._queued.append((time.monotonic(), _ours(conn), served))
+
+    def finish_request(self, conn: TConn, fs: Future[bool]) -> None:
+        self._busy -= 1
+        super().finish_request(conn, fs)
 
     def accept(self, listener: socket.socket) -> None:
         try:
             accepted, client = listener.accept()
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+            if error.errno in _NO_ROOM:
+                self.log.warning("no connection can be accepted: %s", error)
+                # Not here: an event of a connection that would be closed may be next in this turn.
+                self._crowded = True
+                # What waits to be accepted wakes the loop at once, again and again.
+                time.sleep(_NO_ROOM_PAUSE_SECONDS)
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 raise
             return
         self.nr_conns += 1
@@ -140,6 +160,9 @@ class Worker(ThreadWorker):
         Who never sent a byte gets no answer.
         """
         self._refuse_late()
+        if self._crowded or self.nr_conns >= self.worker_connections:
+            self._crowded = False
+            self._make_room()
         # A process that is told to stop waits for a head no longer than for a next request.
         ahead = 0.0 if self.alive else self.patience.head_seconds - STOP_KEEPALIVE_LINGER
         late = time.monotonic() + ahead
@@ -220,6 +243,21 @@ class Worker(ThreadWorker):
     def _drop_pending(self, conn: Connection) -> None:
         self.poller.unregister(conn.sock)
         self.pending_conns.remove(conn)
+
+    def _make_room(self) -> None:
+        """Close connections on which nothing happens, those first that were kept open after a request."""
+        now = time.monotonic()
+        asked = [_ours(conn) for conn in itertools.islice(self.keepalived_conns, _ROOM)]
+        begun = now + self.patience.head_seconds - _SILENT_SECONDS
+        silent = [conn for conn in self.pending_conns if not conn.head and conn.head_due < begun]
+        for conn in [*asked, *silent][:_ROOM]:
+            if conn in self.keepalived_conns:
+                self.poller.unregister(conn.sock)
+                self.keepalived_conns.remove(conn)
+            else:
+                self._drop_pending(conn)
+            self.nr_conns -= 1
+            conn.close()
 
     def _refuse_late(self) -> None:
         """Refuse the requests that have waited for too long; their turn would come ever later."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 import time
@@ -129,3 +130,39 @@ def test_it_bends_under_a_flood_and_serves_afterwards(flooded: Web, show: Callab
 
     eventually(served, within=1)
     assert flooded.process.poll() is None
+
+
+def descriptors(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_without_descriptors_for_more_connections_the_process_lives_and_makes_room(web: Web) -> None:
+    (pid,) = eventually(lambda: descendants(web.process.pid))
+    assert ask(web)[0].status_code == 200
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid) + 20, hard))
+    with ExitStack() as idle:
+        for _ in range(60):
+            idle.enter_context(socket.create_connection(web.address))
+        response, took = ask(web)
+        assert response.status_code == 200
+        assert took < 5
+    assert list(descendants(web.process.pid)) == [pid], web.log.read_text()[-6000:]
+
+
+def test_connections_on_which_nothing_happens_make_room_for_others(
+    tmp_path: Path, signer: Signer, database_url: str, redis_url: str
+) -> None:
+    few = ("--worker-connections", "50")
+    with serving(tmp_path, signer, database_url, redis_url, *few) as web, ExitStack() as idle:
+        for _ in range(120):
+            idle.enter_context(socket.create_connection(web.address))
+        response, took = ask(web)
+        assert response.status_code == 200
+        assert took < 5
+
+
+def test_all_who_ask_for_health_at_once_are_told(web: Web) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: ask(web, "/admin/health")[0], range(64)))
+    assert all("checks" in answer.json() for answer in answers)
