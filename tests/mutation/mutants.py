@@ -222,13 +222,13 @@ MUTANTS = (
         where="shared/artifacts.py",
         old="if digest.hexdigest() != sha256:\n        raise",
         new="if not digest.hexdigest():\n        raise",
-        red="tests/unit/test_artifacts.py",
+        red="tests/integration/api/test_artifacts.py",
     ),
     Mutant(
         name="a silent PostgreSQL is waited for",
         where="shared/store/deadline.py",
         old="if not poller.poll(max(0.0, connection.left) * 1000):",
-        new="if not poller.poll():",
+        new="if not poller.poll(max(0.0, connection.left) * 5_000):",
         red="tests/integration/ledger/test_deadlines.py",
     ),
     Mutant(
