@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.domain.models import Run, TenantId, TenantLimits
+from shared.domain.models import JsonObject, Run, TenantId, TenantLimits
 from shared.errors import TooManyQueuedSteps
 from shared.services import limits, work
 from tests.support.eventually import eventually
@@ -179,7 +179,10 @@ def test_racing_pickers_and_workers_in_two_pools_never_pass_the_limit(ledger: Le
     limit(ledger, max_running_steps=held)
     names = [f"s{n:02}" for n in range(24)]
     edges = " ".join(f"{one}>{one}x" for one in names[:12])
-    big = {name: {"pool": "big"} for name in names[::2]}
+    twice: JsonObject = {"retry": {"maxAttempts": 2}}
+    big: dict[str, JsonObject] = {
+        name: {**twice, "pool": "big"} if n % 2 == 0 else {**twice} for n, name in enumerate(names)
+    }
     run = ledger.start(graph(edges, steps=" ".join(names), options=big))
     seen: list[int] = []
     ended = threading.Event()
