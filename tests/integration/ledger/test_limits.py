@@ -180,9 +180,8 @@ def test_racing_pickers_and_workers_in_two_pools_never_pass_the_limit(ledger: Le
     names = [f"s{n:02}" for n in range(24)]
     edges = " ".join(f"{one}>{one}x" for one in names[:12])
     twice: JsonObject = {"retry": {"maxAttempts": 2}}
-    big: dict[str, JsonObject] = {
-        name: {**twice, "pool": "big"} if n % 2 == 0 else {**twice} for n, name in enumerate(names)
-    }
+    big: dict[str, JsonObject] = dict.fromkeys(names, twice)
+    big |= {name: {**twice, "pool": "big"} for name in names[::2]}
     run = ledger.start(graph(edges, steps=" ".join(names), options=big))
     seen: list[int] = []
     ended = threading.Event()
