@@ -1,4 +1,4 @@
-"""A step that its worker has lost or given back is the next one of its tenant."""
+"""Tenants share a pool by the time of its slots."""
 
 from shared.migrations.sql import run_sql_beside
 

@@ -1,4 +1,4 @@
-"""Fair shares by slot time, and keys that bound how many steps run at a time."""
+"""Keys that bound how many steps run at a time; what was lost or given back is the next in line."""
 
 from shared.migrations.sql import run_sql_beside
 
