@@ -17,14 +17,16 @@ from shared.services.health import live_sweepers, set_aside
 def health() -> Response:
     """Tell what is up; 503 if anything is down. With a token, also what waits and what goes wrong."""
     postgres, workers = _postgres_and_workers(parts())
-    up = {"postgres": postgres, "redis": _redis_is_up(parts()), "workers": workers}
-    body: dict[str, object] = {
-        "status": "ok",
-        "checks": {name: "ok" if is_up else "down" for name, is_up in up.items()},
-    }
+    details: dict[str, object] = {}
     known = caller()
     if known is not None and postgres:
-        body |= _details(parts(), known.tenant)
+        try:
+            details = _details(parts(), known.tenant)
+        except StoreUnavailable:
+            postgres = False  # It answered a moment ago, and does not now.
+    up = {"postgres": postgres, "redis": _redis_is_up(parts()), "workers": workers}
+    checks = {name: "ok" if is_up else "down" for name, is_up in up.items()}
+    body: dict[str, object] = {"status": "ok", "checks": checks, **details}
     down = [name for name, is_up in up.items() if not is_up]
     if down:
         return errors.unavailable(f"down: {', '.join(down)}", {**body, "status": "unavailable"})

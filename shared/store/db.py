@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -34,6 +35,8 @@ _TRY_SECONDS: Final = 1.0
 _STATEMENT_SHARE: Final = 0.9
 """Of that time, a statement's on the server: if the server lives, it is the one to end it, and clean up."""
 _LOCK_SHARE: Final = 0.65
+_WAIT_SHARE: Final = 0.75
+"""Of that time, what may be spent on waiting for a free connection."""
 
 _OUT_OF_REACH = (
     psycopg2.OperationalError,
@@ -177,8 +180,8 @@ class Snapshot(_Scoped):
 class Database:
     """A bounded set of connections in one role; fork-safe, thread-safe, opened when first used.
 
-    Who waits ``wait_seconds`` for a free connection, or ``answer_seconds`` in all for what
-    PostgreSQL is to do, gets StoreUnavailable. Whether a commit that was waited for is made is then
+    Who waits ``wait_seconds`` for a free connection, or ``answer_seconds`` in all for one and for
+    what PostgreSQL is to do, gets StoreUnavailable. Whether a commit that was waited for is made is then
     not known. If the server was silent, uses fail at once until one of them finds it answering.
     """
 
@@ -202,7 +205,7 @@ class Database:
         self._size = size
         self._application_name = application_name
         self._answer_seconds = answer_seconds
-        self._wait_seconds = min(wait_seconds, answer_seconds)
+        self._wait_seconds = min(wait_seconds, answer_seconds * _WAIT_SHARE)
         install()
         self._reset()
 
@@ -265,10 +268,11 @@ class Database:
         if self._pid != os.getpid():
             # A forked child must not touch, not even close, what its parent has open.
             self._reset()
+        begun = time.monotonic()
         if not self._free.acquire(timeout=self._wait_seconds):
             raise StoreUnavailable(f"all {self._size} database connections are busy")
         try:
-            connection = self._checkout()
+            connection = self._checkout(self._answer_seconds - (time.monotonic() - begun))
             try:
                 yield connection
             except psycopg2.Error as error:
@@ -276,6 +280,9 @@ class Database:
                     self._breaker.silent()
                     # Each of them would cost another caller its deadline.
                     self.close()
+                elif connection.closed and self._breaker.is_open:
+                    # It was the server that ended it.
+                    self._breaker.answered()
                 # When a server process dies in the middle of an answer, the driver has no name for it.
                 if isinstance(error, _OUT_OF_REACH) or connection.closed:
                     raise StoreUnavailable(f"PostgreSQL: {type(error).__name__}") from error
@@ -299,8 +306,9 @@ class Database:
         """Tell whether a server that lives would have ended the statement before we did."""
         return error.waited >= self._answer_seconds * _STATEMENT_SHARE or self._breaker.is_open
 
-    def _checkout(self) -> TimedConnection:
-        seconds = self._answer_seconds
+    def _checkout(self, left: float) -> TimedConnection:
+        """Give a connection whose use may wait for ``left`` seconds, its opening among them."""
+        seconds = left
         if self._breaker.is_open:
             if not self._breaker.may_try():
                 raise StoreUnavailable("PostgreSQL did not answer a moment ago")
@@ -310,7 +318,7 @@ class Database:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
                 connection = self._connect(seconds)
-                connection.left += self._answer_seconds - seconds
+                connection.left += left - seconds
                 return connection
             # An idle connection has nothing to read; one that has was closed by the server.
             if not connection.closed and not has_arrived(connection):
@@ -321,11 +329,11 @@ class Database:
     def _checkin(self, connection: TimedConnection) -> None:
         if connection.closed:
             return
+        if self._breaker.is_open:
+            self._breaker.answered()
         if connection.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
             connection.close()
             return
-        if self._breaker.is_open:
-            self._breaker.answered()
         with self._lock:
             self._idle.append(connection)
 
@@ -346,8 +354,10 @@ class Database:
             if not self._idle:
                 self._breaker.silent()
             raise StoreUnavailable("PostgreSQL does not answer") from error
-        except psycopg2.OperationalError as error:
+        except psycopg2.DatabaseError as error:
             self._breaker.answered()
+            if isinstance(error, psycopg2.ProgrammingError):
+                raise  # The address itself is none.
             raise StoreUnavailable("PostgreSQL is out of reach") from error
         self._breaker.answered()
         connection.autocommit = True

@@ -17,7 +17,7 @@ from orchestrator_api.wsgi import PROBE_SECONDS
 from shared.domain.models import RunId, TenantId, WorkerId
 from shared.messaging.complaint import Noted, Tally
 from shared.services import incidents, work, workers
-from shared.services.health import live_workers
+from shared.services.health import QueueCounts, live_workers
 from shared.store.db import Database
 from tests.integration.api.conftest import Api
 
@@ -142,6 +142,17 @@ def test_without_postgresql_it_is_named_and_every_call_is_a_503(api: Api) -> Non
     refused = cut_off.get("/runs")
     assert (refused.status_code, refused.get_json()["error"]["code"]) == (503, "UNAVAILABLE")
     assert refused.headers["Retry-After"]
+
+
+def test_a_postgresql_that_fails_while_health_is_told_is_down(api: Api) -> None:
+    nowhere = Database("postgresql:///none?host=/nonexistent", role="orch_api", size=1, application_name="t")
+    app = create_app(replace(api.parts, db=nowhere, queue_counts=QueueCounts(), metrics=WebMetrics()))
+    response = Api(app=app, parts=api.parts, signer=api.signer, tenant="acme", token=api.token).get(
+        "/admin/health"
+    )
+    assert response.status_code == 503
+    assert response.get_json()["checks"]["postgres"] == "down"
+    assert "queues" not in response.get_json()
 
 
 @pytest.fixture

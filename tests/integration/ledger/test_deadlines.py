@@ -107,6 +107,27 @@ def test_who_waits_for_a_lock_is_let_go_by_the_server(db: Database, owner_url: s
         holder.rollback()
 
 
+def test_the_wait_for_a_connection_is_part_of_the_time(proxy: Proxy, database: str) -> None:
+    url = f"postgresql://orch@127.0.0.1:{proxy.port}/{database}"
+    single = Database(url, role="orch_api", size=1, application_name="test", answer_seconds=ANSWER_S)
+    holds, frees = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with single.statement(ACME) as cur:
+            cur.execute("SELECT 1")
+            holds.set()
+            frees.wait(10)
+
+    with ThreadPoolExecutor(1) as threads:
+        holder = threads.submit(hold)
+        assert holds.wait(10)
+        free = threading.Timer(ANSWER_S / 2, frees.set)
+        free.start()
+        assert ask(single, "SELECT pg_sleep(20)") < ANSWER_S + SLACK_S / 2
+        holder.result()
+    single.close()
+
+
 def test_a_slow_reader_may_take_as_long_as_it_likes_between_its_fetches(db: Database) -> None:
     with db.snapshot(ACME) as snapshot:
         rows = snapshot.stream("SELECT n, pg_sleep(0.3) FROM generate_series(1, 6) AS n", batch=1)
