@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from shared.errors import QueueUnavailable
+from shared.messaging.redis_client import open_client
 
 _TIMEOUT_SECONDS = 1.0
 _REMEMBERED_SECONDS = 1.0
@@ -21,12 +19,7 @@ def queue_probe(redis_url: str) -> Callable[[], None]:
 
     Who asks within a second of a failure is told so at once.
     """
-    client: Redis = Redis.from_url(
-        redis_url,
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
+    client = open_client(redis_url, timeout_seconds=_TIMEOUT_SECONDS)
 
     silent_until = float("-inf")
 

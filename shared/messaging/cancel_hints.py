@@ -14,16 +14,14 @@ from uuid import UUID
 
 from celery import Celery
 from kombu.exceptions import KombuError
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.client import PubSub
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from shared.domain.models import RunId
 from shared.errors import QueueUnavailable
 from shared.messaging.celery_app import KEY_PREFIX, SOCKET_TIMEOUT_SECONDS
 from shared.messaging.complaint import Complaint
+from shared.messaging.redis_client import open_client
 
 _CHANNEL: Final = "cancelled"
 _LONGEST_WAIT_SECONDS: Final = 1.0
@@ -53,13 +51,7 @@ class CancelHints:
     """Where a worker hears the hints, by a connection of its own."""
 
     def __init__(self, redis_url: str) -> None:
-        self._client: Redis = Redis.from_url(
-            redis_url,
-            socket_timeout=SOCKET_TIMEOUT_SECONDS,
-            socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = open_client(redis_url, timeout_seconds=SOCKET_TIMEOUT_SECONDS)
         self.forged = Complaint("cancel_hint_refused")
         """Messages that name no run."""
 

@@ -11,13 +11,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from shared.domain.models import RunId, TenantId
 from shared.errors import QueueUnavailable
+from shared.messaging.redis_client import open_client
 
 START: Final = "0-0"
 """Before the first piece of a log."""
@@ -59,13 +57,7 @@ class LiveLogs:
     """Pieces of logs, one Redis stream an attempt. Each method may raise QueueUnavailable, after a second."""
 
     def __init__(self, redis_url: str) -> None:
-        self._client: Redis = Redis.from_url(
-            redis_url,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            protocol=2,  # By the newer one, streams come in another shape.
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = open_client(redis_url, timeout_seconds=_TIMEOUT_SECONDS)
 
     def publish(
         self, pieces: Mapping[LogKey, Piece], *, keep: Collection[LogKey], ended: Collection[LogKey]

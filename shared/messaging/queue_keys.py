@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from shared.config import Settings
 from shared.errors import QueueUnavailable
 from shared.messaging.celery_app import DECISIONS_QUEUE, KEY_PREFIX, SOCKET_TIMEOUT_SECONDS, queue_name
+from shared.messaging.redis_client import open_client
 
 _FREE_OR_QUEUE = (b"none", b"list")
 
@@ -20,12 +18,7 @@ class QueueKeys:
     """Looks at the queues of an installation past Celery, with a connection of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client: Redis = Redis.from_url(
-            settings.redis_url,
-            socket_timeout=SOCKET_TIMEOUT_SECONDS,
-            socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = open_client(settings.redis_url, timeout_seconds=SOCKET_TIMEOUT_SECONDS)
         self._keys = [KEY_PREFIX + name for name in (DECISIONS_QUEUE, *map(queue_name, settings.pools))]
 
     def mend(self) -> list[str]:
