@@ -22,6 +22,13 @@ def site(calm_site: Site) -> Iterator[Site]:
     calm_site.check()
 
 
+@pytest.fixture(scope="module")
+def shaken_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A stack that the tests of a module may break."""
+    with running_site(tmp_path_factory.mktemp("shaken") / "data") as running:
+        yield running
+
+
 @pytest.fixture
 def races(request: pytest.FixtureRequest) -> int:
     """How often things that race are to race."""

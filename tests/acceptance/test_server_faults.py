@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +13,19 @@ import httpx
 import pytest
 
 from shared.embedded.process_tree import descendants
+from tests.support.clients import (
+    History,
+    acknowledge_more,
+    check_nothing_lost,
+    check_only_unavailable,
+    clients_starting_runs,
+    publish_short,
+    start,
+)
 from tests.support.eventually import eventually
-from tests.support.rest import Document, Rest, shell
-from tests.support.site import Site, running_site
+from tests.support.rest import Rest, shell
+from tests.support.site import Site
 
-CLIENTS = 6
 ANSWERED_WITHIN_S = 5.0
 """With PostgreSQL away or frozen a request waits for four and a half seconds, and is then refused."""
 STARTED_WITHIN_S = 1.0
@@ -33,106 +37,13 @@ CUT_OFF_WITHIN_S = 5.0
 """A follower looks several times a second; gunicorn would give requests under way three times as long."""
 
 
-@dataclass(slots=True)
-class History:
-    """What clients were told: the run of each token that was acknowledged, and every other answer."""
-
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    refused: list[httpx.Response] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    """Tokens whose last request got no answer."""
-    slowest: float = 0.0
-
-
-@pytest.fixture(scope="module")
-def shaken_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("shaken") / "data") as running:
-        yield running
-
-
 @pytest.fixture
 def site(shaken_site: Site) -> Iterator[Site]:
     """A healthy stack; after the test it is healthy again, and all is well in the ledger."""
-    with shaken_site.rest() as rest:
-        eventually(partial(healthy, rest), within=30)
-        yield shaken_site
-        eventually(partial(healthy, rest), within=30)
+    shaken_site.await_health()
+    yield shaken_site
+    shaken_site.await_health()
     shaken_site.check()
-
-
-def healthy(rest: Rest) -> bool:
-    try:
-        return rest.send("GET", "/admin/health").status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
-
-
-def publish_short(rest: Rest) -> None:
-    """Publish a DAG of four steps, one of which takes a moment."""
-    names = ("a", "b", "c")
-    steps: list[Document] = [{"id": name, "uses": "noop"} for name in names]
-    rest.publish(
-        "short", [*steps, {"id": "d", "uses": "sleep", "with": {"ms": 30}}], "a>b", "a>c", "b>d", "c>d"
-    )
-
-
-@contextmanager
-def clients_starting_runs(rest: Rest) -> Iterator[History]:
-    """Have clients start runs within the block, each start repeated until it is acknowledged."""
-    history, stop = History(), threading.Event()
-
-    def work(client: int) -> None:
-        for number in range(10_000):
-            token = f"{client}-{number}"
-            while not _start(rest, token, history):
-                stop.wait(0.05)
-            if stop.wait(0.02):
-                return
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [pool.submit(work, client) for client in range(CLIENTS)]
-        try:
-            yield history
-        finally:
-            stop.set()
-        for client in clients:
-            client.result()
-
-
-def _start(rest: Rest, token: str, history: History) -> bool:
-    begun = time.monotonic()
-    try:
-        response = rest.send("POST", "/runs", body={"dagId": "short", "runToken": token})
-    except httpx.TransportError:
-        history.unknown.append(token)
-        return False
-    history.slowest = max(history.slowest, time.monotonic() - begun)
-    if response.is_success:
-        history.acknowledged[token] = response.json()["runId"]
-        return True
-    history.refused.append(response)
-    return False
-
-
-def check_nothing_lost(rest: Rest, history: History) -> None:
-    """Hold every acknowledged run to its end, each token to one run, each step to one success."""
-    ended = {run["runId"]: run for run in rest.all_ended(within=90)}
-    assert {run["status"] for run in ended.values()} == {"completed"}
-    assert {run["runToken"]: run_id for run_id, run in ended.items()} == history.acknowledged
-
-
-def check_only_unavailable(history: History) -> None:
-    """Hold every refusal to 503, with the advice to come back."""
-    for response in history.refused:
-        assert response.status_code == httpx.codes.SERVICE_UNAVAILABLE, response.text
-        assert response.json()["error"]["code"] == "UNAVAILABLE"
-        assert int(response.headers["Retry-After"]) >= 1
-
-
-def acknowledge_more(history: History, count: int) -> None:
-    """Wait until so many more starts were acknowledged."""
-    enough = len(history.acknowledged) + count
-    eventually(lambda: len(history.acknowledged) >= enough, within=40)
 
 
 def test_runs_that_are_queued_when_redis_is_flushed_all_end(site: Site) -> None:
@@ -160,7 +71,7 @@ def test_runs_start_while_redis_is_dead_and_go_on_when_it_is_back(site: Site) ->
         with site.supervisor_frozen():
             site.kill_with_all_below("redis")
             for number in range(20):
-                assert _start(rest, str(number), history), history.refused[0].text
+                assert start(rest, str(number), history), history.refused[0].text
             assert history.slowest < STARTED_WITHIN_S
             health = rest.send("GET", "/admin/health")
             assert health.status_code == httpx.codes.SERVICE_UNAVAILABLE
@@ -177,7 +88,7 @@ def test_a_frozen_redis_slows_no_start_of_a_run(site: Site) -> None:
         site.signal("redis", signal.SIGSTOP)
         try:
             for number in range(20):
-                assert _start(rest, str(number), history), history.refused[0].text
+                assert start(rest, str(number), history), history.refused[0].text
             assert history.slowest < STARTED_WITHIN_S
         finally:
             site.signal("redis", signal.SIGCONT)
@@ -222,9 +133,9 @@ def test_while_postgresql_is_dead_every_answer_is_that_it_is_unavailable(site: S
                 ("GET", "/admin/health"),
             ):
                 history.refused.append(rest.send(method, path, body={} if method == "POST" else None))
-            assert not _start(rest, "during", history)
+            assert not start(rest, "during", history)
             check_only_unavailable(history)
-        eventually(lambda: _start(rest, "after", history), within=30)
+        eventually(lambda: start(rest, "after", history), within=30)
         assert rest.ended(run_id)["status"] == "completed"
         rest.all_ended()
 
@@ -252,7 +163,7 @@ def test_while_postgresql_is_frozen_every_call_is_answered_and_then_all_goes_on(
                 for pid in reversed(frozen):
                     os.kill(pid, signal.SIGCONT)
             thawed = time.monotonic()
-            eventually(lambda: _start(rest, "after", history), within=10)
+            eventually(lambda: start(rest, "after", history), within=10)
             back = time.monotonic() - thawed
             acknowledge_more(history, 20)
         show(
@@ -311,7 +222,7 @@ def test_the_api_stops_without_waiting_for_the_step_that_a_client_follows(site: 
                 next(pieces)
             assert time.monotonic() - begun < CUT_OFF_WITHIN_S
         (tmp_path / "go").touch()
-        eventually(partial(healthy, rest), within=30)
+        site.await_health()
         assert rest.ended(run_id)["status"] == "completed"
 
 

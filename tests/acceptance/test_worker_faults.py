@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.rest import Document, Rest, shell
-from tests.support.site import GRACE_S, LEASE_S, Site, running_site
+from tests.support.rest import Document, Rest, seconds_between, shell
+from tests.support.site import GRACE_S, LEASE_S, Site
 from tests.support.stack import alive
 
 CHILDREN_GONE_WITHIN_S = 3.0
@@ -19,12 +18,6 @@ FIRST_HANGS = (
     'echo "$ORCH_ATTEMPT" >>"$EFFECTS"; [ "$ORCH_ATTEMPT" -gt 1 ] || { setsid sleep 300 & sleep 300; }'
 )
 """Its first attempt would take for ever, and has a child that left the session; the next ends at once."""
-
-
-@pytest.fixture(scope="module")
-def shaken_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("shaken") / "data") as running:
-        yield running
 
 
 @pytest.fixture
@@ -59,10 +52,6 @@ def check_recorded_once(rest: Rest, run_id: str, *attempts: str) -> list[Documen
     assert [attempt["status"] for attempt in made] == list(attempts)
     assert [attempt["attempt"] for attempt in made] == list(range(1, len(made) + 1))
     return made
-
-
-def seconds_between(earlier: str, later: str) -> float:
-    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 def test_a_step_whose_worker_is_killed_runs_again_and_is_recorded_once(site: Site, tmp_path: Path) -> None:

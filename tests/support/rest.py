@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Self
 from uuid import uuid4
 
@@ -129,6 +130,11 @@ class Rest:
 def by_step(run: Document) -> dict[str, str]:
     """Tell for each step of a run how it ended: the error code, where there is one, else the status."""
     return {step["stepId"]: step["errorCode"] or step["status"] for step in run["steps"]}
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """Tell how much later one of the API's timestamps is than another."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 def shell(step_id: str, script: str, **options: object) -> Document:

@@ -121,7 +121,7 @@ def lossy(source: str, sink: str) -> Iterator[tuple[list[int], list[int]]]:
 
 
 def test_where_a_third_of_all_messages_is_lost_steps_are_seconds_late_and_none_is_left(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, database_url: str, show: Callable[[str], None]
 ) -> None:
     with own_redis(tmp_path) as (source, _):
         sink = embedded_redis.redis_url(tmp_path, 1)
@@ -145,12 +145,12 @@ def test_where_a_third_of_all_messages_is_lost_steps_are_seconds_late_and_none_i
                 run = fleet.completed(run_id, within=30)
                 (attempt,) = fleet.attempts(run_id)
                 late.append((attempt.started_utc - run.started_utc).total_seconds())
-    print(f"{lost[0]} lost, p95 {p95(late):.2f} s, max {max(late):.2f} s")
+    show(f"{lost[0]} lost, p95 {p95(late):.2f} s, max {max(late):.2f} s")
     assert lost[0] >= 0.2 * carried[0]
     assert p95(late) <= 3
 
 
-def test_a_duplicate_costs_a_worker_milliseconds(fleet: Fleet) -> None:
+def test_a_duplicate_costs_a_worker_milliseconds(fleet: Fleet, show: Callable[[str], None]) -> None:
     fleet.worker()
     run_id = fleet.start(fleet.publish(wide(30)), ring=False)
     bells = dispatch.pick(fleet.service_db, "default", ACME)
@@ -163,12 +163,12 @@ def test_a_duplicate_costs_a_worker_milliseconds(fleet: Fleet) -> None:
         doorbell.send(fleet.app, shuffled)
         eventually(lambda: doorbell.waiting(fleet.app, "default") == 0)
         costs.append((time.monotonic() - since) * 1000 / len(shuffled))
-    print(f"{median(costs):.2f} ms a duplicate")
+    show(f"{median(costs):.2f} ms a duplicate")
     assert median(costs) <= 10
     assert {s.attempt for s in fleet.steps(run_id)} <= {0, 1}
 
 
-def test_ten_killed_workers_cost_their_steps_seconds(fleet: Fleet) -> None:
+def test_ten_killed_workers_cost_their_steps_seconds(fleet: Fleet, show: Callable[[str], None]) -> None:
     fleet.sweeper(**SHORT, **OFTEN)
     slots = {**SHORT, "ORCH_WORKER_CONCURRENCY": "8"}
     workers = [fleet.worker(**slots) for _ in range(3)]
@@ -195,7 +195,7 @@ def test_ten_killed_workers_cost_their_steps_seconds(fleet: Fleet) -> None:
     # behind the messages that are out: two a slot, each a step of 2 s.
     first = [min(of_one) for of_one in waits.values() if of_one]
     each = [wait for of_one in waits.values() for wait in of_one]
-    print(f"first p95 {p95(first):.2f} s; {len(each)} in all: p95 {p95(each):.2f} s, max {max(each):.2f} s")
+    show(f"first p95 {p95(first):.2f} s; {len(each)} in all: p95 {p95(each):.2f} s, max {max(each):.2f} s")
     assert len(first) >= 8
     assert p95(first) <= 6
     assert max(each) <= 10
@@ -216,7 +216,7 @@ def next_victim(fleet: Fleet, run_id: RunId, workers: Sequence[Process]) -> Proc
     return eventually(works, within=30)[0]
 
 
-def test_a_step_that_kills_its_workers_slows_its_neighbours_little(fleet: Fleet) -> None:
+def test_a_step_that_kills_its_workers_slows_others_little(fleet: Fleet, show: Callable[[str], None]) -> None:
     fleet.sweeper(**SHORT)
     workers = [fleet.worker(**SHORT) for _ in range(4)]
     neighbour = fleet.start(fleet.publish(wide(6_000, "sleep", ms=100)))
@@ -238,7 +238,7 @@ def test_a_step_that_kills_its_workers_slows_its_neighbours_little(fleet: Fleet)
     (failed,) = runs.get_with_steps(fleet.db, RIVAL, poison)[1]
     assert (failed.error_code, failed.attempt) == (ErrorCode.WORKER_LOST, 5)
     assert not fleet.run(neighbour).status.is_terminal
-    print(f"{alone:.1f} and {poisoned:.1f} steps a second")
+    show(f"{alone:.1f} and {poisoned:.1f} steps a second")
     assert poisoned >= 0.8 * alone
 
 
