@@ -119,3 +119,14 @@ def fault(
         return make
 
     return register
+
+
+def frozen(processes: list[Living]) -> Iterator[None]:
+    """Stop processes with SIGSTOP, and have them go on in the end."""
+    for process in processes:
+        process.send(Signals.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send(Signals.SIGCONT)

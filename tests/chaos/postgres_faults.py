@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psycopg2
 
-from tests.chaos.fault import UNREACHABLE, Target, fault, with_all_below
+from tests.chaos.fault import UNREACHABLE, Target, fault, frozen, with_all_below
 
 STORM_SHOTS = 8
 STORM_PAUSE_S = 0.1
@@ -47,14 +47,7 @@ def backend_killed(target: Target) -> Iterator[None]:
 @fault("PostgreSQL frozen", lasts=True, within_s=10)
 def postgres_frozen(target: Target) -> Iterator[None]:
     """SIGSTOP to all processes of PostgreSQL; SIGCONT heals."""
-    processes = with_all_below(target.program("postgres"))
-    for process in processes:
-        process.send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send(signal.SIGCONT)
+    yield from frozen(with_all_below(target.program("postgres")))
 
 
 @fault("connections cut again and again", within_s=8)

@@ -5,21 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
-from tests.chaos.fault import Living, Target, fault, with_all_below
+from tests.chaos.fault import Living, Target, fault, frozen, with_all_below
 from tests.support.failpoints import FUNCTIONS
 
 ALL_PROGRAMS = ("web", "sweeper", "redis", "postgres")
 CRASHES = 4
-
-
-def _frozen(processes: list[Living]) -> Iterator[None]:
-    for process in processes:
-        process.send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send(signal.SIGCONT)
 
 
 @fault("worker killed", within_s=8)
@@ -48,7 +38,7 @@ def all_workers_killed(target: Target) -> Iterator[None]:
 @fault("worker frozen", lasts=True, within_s=8)
 def worker_frozen(target: Target) -> Iterator[None]:
     """SIGSTOP to a worker, its commands go on; SIGCONT heals."""
-    yield from _frozen([target.some_worker()])
+    yield from frozen([target.some_worker()])
 
 
 @fault("worker told to stop", within_s=8)
@@ -77,7 +67,7 @@ def sweeper_killed(target: Target) -> Iterator[None]:
 @fault("sweeper frozen", lasts=True, within_s=8)
 def sweeper_frozen(target: Target) -> Iterator[None]:
     """SIGSTOP to a sweeper, perhaps within a transaction; SIGCONT heals."""
-    yield from _frozen([target.program("sweeper")])
+    yield from frozen([target.program("sweeper")])
 
 
 @fault("sweeper told to stop", within_s=8)
@@ -105,7 +95,7 @@ def web_child_killed(target: Target) -> Iterator[None]:
 @fault("API frozen", lasts=True, within_s=8)
 def web_frozen(target: Target) -> Iterator[None]:
     """SIGSTOP to all web processes; SIGCONT heals."""
-    yield from _frozen(with_all_below(target.program("web")))
+    yield from frozen(with_all_below(target.program("web")))
 
 
 @fault("API told to stop", within_s=10)
@@ -118,7 +108,7 @@ def web_told_to_stop(target: Target) -> Iterator[None]:
 @fault("supervisor frozen", lasts=True, within_s=8)
 def supervisor_frozen(target: Target) -> Iterator[None]:
     """SIGSTOP to what starts everything again, so that nothing is; SIGCONT heals."""
-    yield from _frozen([target.supervisor()])
+    yield from frozen([target.supervisor()])
 
 
 @fault("everything killed", within_s=20)

@@ -12,7 +12,7 @@ from random import Random
 
 import redis
 
-from tests.chaos.fault import UNREACHABLE, Target, fault
+from tests.chaos.fault import UNREACHABLE, Target, fault, frozen
 
 QUEUES = ("orchestrator:steps.default", "orchestrator:decisions")
 SHOTS = 20
@@ -32,12 +32,7 @@ def redis_killed(target: Target) -> Iterator[None]:
 @fault("Redis frozen", lasts=True, within_s=15)
 def redis_frozen(target: Target) -> Iterator[None]:
     """SIGSTOP to Redis; SIGCONT heals."""
-    process = target.program("redis")
-    process.send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        process.send(signal.SIGCONT)
+    yield from frozen([target.program("redis")])
 
 
 @fault("Redis flushed", within_s=8)

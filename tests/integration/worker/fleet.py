@@ -110,16 +110,23 @@ class Fleet:
         """Open a client of the tests' own."""
         return redis.Redis.from_url(self.environ["ORCH_REDIS_URL"])
 
-    def publish(self, spec: DagSpec) -> DagSpec:
-        """Publish for ``ACME``."""
-        dags.publish(self.db, ACME, spec, signature=None, created_by="test")
+    def publish(self, spec: DagSpec, *, tenant: TenantId = ACME) -> DagSpec:
+        """Publish for a tenant."""
+        dags.publish(self.db, tenant, spec, signature=None, created_by="test")
         return spec
 
-    def start(self, spec: DagSpec, *, ring: bool = True, inputs: JsonObject | None = None) -> RunId:
+    def start(
+        self,
+        spec: DagSpec,
+        *,
+        tenant: TenantId = ACME,
+        ring: bool = True,
+        inputs: JsonObject | None = None,
+    ) -> RunId:
         """Start a run as the API does; without ``ring`` as if the API had died after its commit."""
         run, _, change = runs.start(
             self.db,
-            ACME,
+            tenant,
             dag_id=spec.dag_id,
             version=None,
             inputs=inputs or {},
@@ -128,10 +135,10 @@ class Fleet:
             created_by="test",
         )
         if ring:
-            self.dispatcher.steps_ready(ACME, change.ready_pools)
-            self.dispatcher.keys_changed(ACME, change.keys)
+            self.dispatcher.steps_ready(tenant, change.ready_pools)
+            self.dispatcher.keys_changed(tenant, change.keys)
             if change.undecided:
-                self.dispatcher.undecided(ACME, run.run_id)
+                self.dispatcher.undecided(tenant, run.run_id)
         return run.run_id
 
     def run(self, run_id: RunId) -> Run:

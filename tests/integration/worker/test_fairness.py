@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from shared.domain.models import DagSpec, RunId, TenantId, TenantLimits
-from shared.services import dags, limits, runs
+from shared.services import limits, runs
 from shared.store.db import Row
 from tests.integration.worker.fleet import Fleet, chain, wide
 from tests.support.eventually import eventually
@@ -18,20 +18,8 @@ SLOTS = 8
 
 
 def start(fleet: Fleet, tenant: TenantId, spec: DagSpec) -> RunId:
-    """Start a run of a tenant as the API does."""
-    dags.publish(fleet.db, tenant, spec, signature=None, created_by="test")
-    run, _, change = runs.start(
-        fleet.db,
-        tenant,
-        dag_id=spec.dag_id,
-        version=None,
-        inputs={},
-        run_token=None,
-        trace_id="0" * 32,
-        created_by="test",
-    )
-    fleet.dispatcher.steps_ready(tenant, change.ready_pools)
-    return run.run_id
+    """Publish a DAG of a tenant, and start a run of it."""
+    return fleet.start(fleet.publish(spec, tenant=tenant), tenant=tenant)
 
 
 def chained(fleet: Fleet) -> timedelta:

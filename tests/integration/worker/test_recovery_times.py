@@ -17,11 +17,11 @@ from statistics import median, quantiles
 import redis
 
 from shared.config import Settings
-from shared.domain.models import DagSpec, RunId, TenantId
+from shared.domain.models import RunId, TenantId
 from shared.domain.states import AttemptStatus, ErrorCode
 from shared.embedded import redis as embedded_redis
 from shared.messaging import doorbell
-from shared.services import dags, dispatch, runs
+from shared.services import dispatch, runs
 from shared.store.db import Database
 from tests.integration.worker.fleet import (
     ACME,
@@ -224,7 +224,9 @@ def test_a_step_that_kills_its_workers_slows_others_little(fleet: Fleet, show: C
 
     alone = rate(fleet, neighbour, lambda: ended(fleet, neighbour) > 1_000)
     kill = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"
-    poison = start_rival(fleet, dag("poison", [step("s0", "command", argv=["sh", "-c", kill])]))
+    spec = dag("poison", [step("s0", "command", argv=["sh", "-c", kill])])
+    # Nobody rings for it: the sweeper finds it.
+    poison = fleet.start(fleet.publish(spec, tenant=RIVAL), tenant=RIVAL, ring=False)
 
     def is_over() -> bool:
         for dead in [worker for worker in workers if not worker.alive]:
@@ -256,19 +258,3 @@ def ended(fleet: Fleet, run_id: RunId) -> int:
             {"run": str(run_id)},
         )
         return int(cur.fetchall()[0][0])
-
-
-def start_rival(fleet: Fleet, spec: DagSpec) -> RunId:
-    """Start a run of another tenant; the sweeper finds it."""
-    dags.publish(fleet.db, RIVAL, spec, signature=None, created_by="test")
-    run, _, _ = runs.start(
-        fleet.db,
-        RIVAL,
-        dag_id=spec.dag_id,
-        version=None,
-        inputs={},
-        run_token=None,
-        trace_id="0" * 32,
-        created_by="test",
-    )
-    return run.run_id
