@@ -1,11 +1,13 @@
-"""The events of a run."""
+"""Events: those of a run, and those of a tenant in the order in which they may be streamed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.domain.event_stream import Cursor, StreamedEvent
 from shared.domain.models import RunId, Sha256, TenantId
-from shared.store.db import Cursor
+from shared.store.db import Cursor as DbCursor
+from shared.store.db import Row
 from shared.store.queries import load
 
 _SQL = load("events")
@@ -20,7 +22,47 @@ class Event:
     hash: Sha256
 
 
-def list_events(cur: Cursor, tenant: TenantId, run_id: RunId) -> list[Event]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Events in the order of their cursors.
+
+    ``end``: where to read on from. ``whole``: there is no other event before the end, which then is the
+    present, as far as no transaction under way can write before it. ``held_back``: there are
+    events already that must wait for an older transaction.
+    """
+
+    events: list[StreamedEvent]
+    end: Cursor
+    whole: bool
+    held_back: bool
+
+
+def list_events(cur: DbCursor, tenant: TenantId, run_id: RunId) -> list[Event]:
     """Read a run's events in order."""
     cur.execute(_SQL["list_events"], {"tenant": tenant, "run_id": str(run_id)})
     return [Event(seq=row[0], line=row[1], hash=row[2]) for row in cur.fetchall()]
+
+
+def read_after(cur: DbCursor, tenant: TenantId, after: Cursor, *, limit: int) -> EventPage:
+    """Read a tenant's events behind ``after``."""
+    cur.execute(_SQL["read_after"], _behind(tenant, after, limit))
+    return _page(cur.fetchall(), after, limit)
+
+
+def read_run_after(cur: DbCursor, tenant: TenantId, run_id: RunId, after: Cursor, *, limit: int) -> EventPage:
+    """Read the events of one run behind ``after``; ``held_back`` tells nothing here."""
+    cur.execute(_SQL["read_run_after"], {**_behind(tenant, after, limit), "run_id": str(run_id)})
+    return _page(cur.fetchall(), after, limit)
+
+
+def _behind(tenant: TenantId, after: Cursor, limit: int) -> dict[str, object]:
+    return {"tenant": tenant, "xid": str(after.xid), "event_id": after.event_id, "max_rows": limit}
+
+
+def _page(rows: list[Row], after: Cursor, limit: int) -> EventPage:
+    events = [StreamedEvent(Cursor(row[0], row[1]), row[2]) for row in rows if row[2] is not None]
+    horizon, held_back = next((row[0], row[3]) for row in rows if row[2] is None)
+    whole = len(events) < limit
+    # Events are numbered from 1: this place is before all that the oldest transaction may write.
+    end = max(after, Cursor(horizon, 0)) if whole else events[-1].cursor
+    return EventPage(events=events, end=end, whole=whole, held_back=held_back)

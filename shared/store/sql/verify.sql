@@ -6,6 +6,7 @@
 WITH linked AS (
     SELECT
         e.tenant, e.run_id, e.seq, e.hash, row_number() OVER w AS place,
+        (e.xid, e.event_id) > (lag(e.xid) OVER w, lag(e.event_id) OVER w) AS in_order,
         sha256(
             coalesce(lag(e.hash) OVER w, decode(repeat('00', 32), 'hex')) || convert_to(e.line, 'UTF8')
         ) AS due
@@ -26,6 +27,9 @@ SELECT
     'an event''s hash is that of the hash before it and its line', l.tenant, l.run_id::text,
     'event ' || l.seq
 FROM linked AS l WHERE l.hash <> l.due
+UNION ALL
+SELECT 'the events of a run are streamed in their order', l.tenant, l.run_id::text, 'event ' || l.seq
+FROM linked AS l WHERE NOT l.in_order
 UNION ALL
 SELECT
     'a run''s row has the number and the hash of its last event', r.tenant, r.run_id::text, 'event ' || r.seq

@@ -55,6 +55,9 @@ BREAKS = {
     "an event's hash is that of the hash before it and its line": (
         f"UPDATE orch.events SET line = replace(line, 'queued', 'failed') WHERE {COMPLETED} AND seq = 2"
     ),
+    "the events of a run are streamed in their order": (
+        f"UPDATE orch.events SET xid = '3' WHERE {COMPLETED} AND seq = 3"
+    ),
     "a run's row has the number and the hash of its last event": (
         f"DELETE FROM orch.events AS e WHERE {COMPLETED} AND {LAST}"
     ),
