@@ -12,7 +12,10 @@ import structlog
 from gunicorn.http.message import Request
 from gunicorn.http.wsgi import Response
 
+from orchestrator_api.connections import HandedOver
+
 _ENVIRON_KEY: Final = "orchestrator.access"
+_UPGRADED_KEY: Final = "orchestrator.upgraded"
 _log = structlog.get_logger(__name__)
 
 
@@ -36,21 +39,38 @@ def tell(environ: dict[str, Any], known: Known) -> None:
     environ[_ENVIRON_KEY] = known
 
 
+def upgrade(environ: dict[str, Any]) -> None:
+    """Leave for the access log that the request became a WebSocket."""
+    environ[_UPGRADED_KEY] = True
+
+
+def is_upgraded(environ: Mapping[str, Any]) -> bool:
+    """Tell whether the request became a WebSocket."""
+    return _UPGRADED_KEY in environ
+
+
+def upgraded(request: Request, environ: Mapping[str, Any]) -> None:
+    """Log a request that became a WebSocket; how that ended is told in a line of its own."""
+    known: Known | None = environ.get(_ENVIRON_KEY)
+    _log.info(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=101,
+        remote=environ.get("REMOTE_ADDR"),
+        **_facts(known),
+    )
+
+
 def served(response: Response, request: Request, environ: Mapping[str, Any], took: timedelta) -> None:
     """Log a request that the application answered, once its last byte is sent, or cannot be."""
     known: Known | None = environ.get(_ENVIRON_KEY)
     # The server calls this in a ``finally``: an exception on its way is why the answer ended.
     short = response.response_length is not None and response.sent < response.response_length
     bodiless = request.method == "HEAD" or (response.status or "").startswith("304")
-    cut = sys.exc_info()[0] is not None or (short and not bodiless)
+    cut = sys.exc_info()[0] not in (None, HandedOver) or (short and not bodiless)
     facts: dict[str, object] = {"aborted": True} if cut else {}
-    if known is not None:
-        facts |= {
-            "trace_id": known.trace_id,
-            "tenant": known.tenant,
-            "subject": known.subject,
-            "route": known.route,
-        }
+    facts |= _facts(known)
     _log.info(
         "request",
         method=request.method,
@@ -62,6 +82,17 @@ def served(response: Response, request: Request, environ: Mapping[str, Any], too
         remote=environ.get("REMOTE_ADDR"),
         **facts,
     )
+
+
+def _facts(known: Known | None) -> dict[str, object]:
+    if known is None:
+        return {}
+    return {
+        "trace_id": known.trace_id,
+        "tenant": known.tenant,
+        "subject": known.subject,
+        "route": known.route,
+    }
 
 
 def refused(status: int, trace_id: str, remote: object, request: Request | None, size: int) -> None:

@@ -8,11 +8,13 @@ from contextlib import suppress
 from flask import Flask, Response, request
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from orchestrator_api import accept, access_log, context, errors, idempotency, query, routes
-from orchestrator_api.auth import TENANT_HEADER, Caller, Principal, authorize, bucket
+from orchestrator_api import accept, access_log, context, credentials, errors, idempotency, query, routes
+from orchestrator_api.auth import Caller, Principal, authorize, bucket
+from orchestrator_api.credentials import Credentials
 from orchestrator_api.openapi import document, published
 from orchestrator_api.parts import Parts, attach
 from orchestrator_api.rate_limit import RateClass, RateLimits
+from orchestrator_api.resources import stream
 from orchestrator_api.routes import Route
 from orchestrator_api.trace import begin
 from shared.errors import RateLimited, Unauthenticated, Unavailable
@@ -38,14 +40,22 @@ def create_app(parts: Parts) -> Flask:
         if route is None:
             _count_lost(parts)
             return
-        context.admit(_admitted(route, parts))
-        _refuse_other_types(route)
+        is_upgrade = request.endpoint == route.socket_endpoint
+        given = (credentials.of_upgrade if is_upgrade else credentials.of_headers)(request.headers)
+        context.admit(_admitted(route, parts, given))
+        if not is_upgrade:
+            _refuse_other_types(route)
         query.check(request.args, route.query, request.view_args or {})
+        if is_upgrade:
+            stream.before_upgrade()
 
     def finish(response: Response) -> Response:
         route = by_endpoint.get(request.endpoint or "")
         if route is not None and route.action is not None and not context.is_audited():
             response = _audited(route.action, response)
+        if access_log.is_upgraded(request.environ):
+            response.status_code = 101
+        stream.after_upgrade()
         _end_trace(route, response)
         return _with_headers(response)
 
@@ -76,24 +86,23 @@ def _end_trace(route: Route | None, response: Response) -> None:
     context.trace().end(response.status_code, known.attributes())
 
 
-def _admitted(route: Route, parts: Parts) -> Caller | None:
+def _admitted(route: Route, parts: Parts, given: Credentials) -> Caller | None:
     """Let the caller in, or raise what keeps them out. Public routes take callers without a token."""
-    authorization = request.headers.get("Authorization")
-    if authorization is None:
+    if given.authorization is None:
         if route.access.public:
             return None
         raise Unauthenticated("send Authorization: Bearer <JWT>")
-    principal = parts.tokens.principal(authorization)
+    principal = parts.tokens.principal(given.authorization)
     context.identify(principal)
-    _count(principal, parts.rate_limits, route.rate_class)
-    caller = authorize(principal, request.headers.get(TENANT_HEADER), route.access)
+    _count(principal, given.tenant, parts.rate_limits, route.rate_class)
+    caller = authorize(principal, given.tenant, route.access)
     bind_contextvars(tenant=caller.tenant)
     return caller
 
 
-def _count(principal: Principal, limits: RateLimits, of: RateClass) -> None:
+def _count(principal: Principal, tenant: str | None, limits: RateLimits, of: RateClass) -> None:
     """Count a request of a known caller towards its tenant's limits; raise RateLimited when over one."""
-    standing = limits.take(bucket(principal, request.headers.get(TENANT_HEADER)), of)
+    standing = limits.take(bucket(principal, tenant), of)
     context.limit(standing)
     if standing.exceeded:
         raise RateLimited(standing.limit, max(1, standing.reset - int(time.time())))
@@ -101,10 +110,11 @@ def _count(principal: Principal, limits: RateLimits, of: RateClass) -> None:
 
 def _count_lost(parts: Parts) -> None:
     """Count a request that has no route: it is refused in any case, whatever its token is worth."""
-    authorization = request.headers.get("Authorization")
-    if authorization is not None:
+    given = credentials.of_headers(request.headers)
+    if given.authorization is not None:
         with suppress(Unauthenticated):
-            _count(parts.tokens.principal(authorization), parts.rate_limits, RateClass.READ)
+            principal = parts.tokens.principal(given.authorization)
+            _count(principal, given.tenant, parts.rate_limits, RateClass.READ)
 
 
 def _refuse_other_types(route: Route) -> None:
@@ -127,12 +137,7 @@ def _audited(action: str, response: Response) -> Response:
 
 
 def _with_headers(response: Response) -> Response:
-    response.headers["X-Trace-Id"] = context.trace_id()
-    standing = context.standing()
-    if standing is not None:
-        response.headers["X-RateLimit-Limit"] = str(standing.limit)
-        response.headers["X-RateLimit-Remaining"] = str(standing.remaining)
-        response.headers["X-RateLimit-Reset"] = str(standing.reset)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
+    for name, value in context.common_headers().items():
+        if name != "Cache-Control" or name not in response.headers:
+            response.headers[name] = value
     return response

@@ -49,12 +49,18 @@ class Patience:
     """For the client to take the last answer and close its side, before ours is closed."""
 
 
+class HandedOver(OSError):
+    """The answer is not at its end, but others send the rest of it: the socket is theirs."""
+
+
 class PatientSocket(socket.socket):
     """A client's socket that raises TimeoutError when the client has used up its time."""
 
     patience: Patience
     answered: bool
     """Whether the request that came last has its answer: no other must follow."""
+    handed_over: bool
+    """Whether the connection is no longer ours."""
     _allowed_until: float
     """In monotonic time, before the bytes that came in are counted."""
     _received: int
@@ -65,8 +71,14 @@ class PatientSocket(socket.socket):
         made = cls(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         made.patience = patience
         made.answered = False
+        made.handed_over = False
         made.expect_within(patience.head_seconds)
         return made
+
+    def hand_over(self) -> socket.socket:
+        """Give the connection away, with no limits of time on it."""
+        self.handed_over = True
+        return socket.socket(self.family, self.type, self.proto, fileno=self.detach())
 
     def expect_within(self, seconds: float) -> None:
         """Grant ``seconds`` from now for all that is to be received, and more as it comes."""

@@ -86,6 +86,17 @@ def admit(caller: Caller | None) -> None:
     g.caller = caller
 
 
+def common_headers() -> dict[str, str]:
+    """Give the headers that every answer has."""
+    headers = {"X-Trace-Id": trace_id(), "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    known = standing()
+    if known is not None:
+        headers["X-RateLimit-Limit"] = str(known.limit)
+        headers["X-RateLimit-Remaining"] = str(known.remaining)
+        headers["X-RateLimit-Reset"] = str(known.reset)
+    return headers
+
+
 def caller() -> Caller | None:
     """Give who makes this request; ``None`` on a public route called without a token."""
     return cast("Caller | None", g.caller)

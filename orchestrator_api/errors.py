@@ -45,6 +45,14 @@ class TooManyFollowers(errors.OrchestratorError):
     """As many callers follow a log already as this process can bear beside its other work."""
 
 
+class TooManyStreams(errors.OrchestratorError):
+    """As many streams are open already as this process can bear."""
+
+
+class OriginForbidden(errors.Forbidden):
+    """A page of another site wants to open a stream, and this installation does not list it."""
+
+
 class NotAcceptable(errors.OrchestratorError):
     """The caller accepts none of the content types that this route answers with."""
 
@@ -88,6 +96,7 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.TenantRequired: Meaning(status=403, code="TENANT_REQUIRED"),
         errors.TenantForbidden: Meaning(status=403, code="TENANT_FORBIDDEN"),
         errors.InsufficientScope: Meaning(status=403, code="INSUFFICIENT_SCOPE"),
+        OriginForbidden: Meaning(status=403, code="ORIGIN_FORBIDDEN"),
         errors.OperatorOnly: Meaning(status=403, code="INSUFFICIENT_SCOPE"),
         errors.NotFound: Meaning(status=404, code="NOT_FOUND"),
         errors.DagNotFound: Meaning(status=404, code="DAG_NOT_FOUND"),
@@ -110,9 +119,11 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.InputsTooLarge: Meaning(status=413, code="INPUTS_TOO_LARGE"),
         errors.LimitExceeded: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=1),
         errors.RateLimited: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=60),
+        errors.TenantStreamsExceeded: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=5),
         errors.TooManyQueuedSteps: Meaning(status=429, code="RATE_LIMITED", retry_after_seconds=1),
         UnsupportedMediaType: Meaning(status=415, code="UNSUPPORTED_MEDIA_TYPE"),
         TooManyFollowers: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=5),
+        TooManyStreams: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=5),
         errors.Unavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),
         errors.StoreUnavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),
         errors.QueueUnavailable: Meaning(status=503, code="UNAVAILABLE", retry_after_seconds=1),

@@ -10,9 +10,13 @@ import os
 import resource
 import shutil
 import sys
+from typing import Any
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.http.message import Request
+from gunicorn.http.wsgi import Response
 
+from orchestrator_api import access_log
 from orchestrator_api.server import Worker
 from orchestrator_api.web_metrics import FOLDER_VARIABLE, open_folder
 from orchestrator_api.wsgi import NEED
@@ -21,7 +25,6 @@ from shared.log import configure_logging
 from shared.services.schema import why_too_old
 from shared.store.db import Database
 
-_DESCRIPTORS = 4_096
 _DESCRIPTORS_BESIDE = 256
 EX_CONFIG = 78
 
@@ -68,12 +71,22 @@ control_socket_disable = True
 
 
 def post_fork(_server: Arbiter, worker: Worker) -> None:
-    """Set up a process that serves: each connection is a descriptor."""
+    """Set up a process that serves: each connection and each stream is a descriptor."""
     worker.queue_seconds = _settings.web_queue_ms / 1000
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    wanted = worker.cfg.worker_connections + _settings.streams + _DESCRIPTORS_BESIDE
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
-    worker.worker_connections = min(worker.cfg.worker_connections, max(now, wanted) - _DESCRIPTORS_BESIDE)
+    # Where there are too few, both get less, requests first of all.
+    room = max(now, wanted) - _DESCRIPTORS_BESIDE
+    worker.worker_connections = min(worker.cfg.worker_connections, max(room // 2, room - _settings.streams))
+
+
+def post_request(_worker: Worker, request: Request, environ: dict[str, Any], _response: Response) -> None:
+    """Log what became a WebSocket, which gunicorn takes for a request without an answer."""
+    if accesslog and access_log.is_upgraded(environ):
+        access_log.upgraded(request, environ)
 
 
 def on_starting(_server: Arbiter) -> None:

@@ -12,6 +12,7 @@ from orchestrator_api.auth import TokenVerifier
 from orchestrator_api.log_follower import Followers
 from orchestrator_api.paging import PageTokens
 from orchestrator_api.rate_limit import RateLimits
+from orchestrator_api.stream.streams import Streams
 from orchestrator_api.web_metrics import WebMetrics
 from shared.artifacts import ArtifactStore
 from shared.domain.models import Change, JsonObject, RunId, TenantId
@@ -49,8 +50,10 @@ class Parts:
     page_tokens: PageTokens
     live_logs: LiveLogs
     followers: Followers
+    streams: Streams
     pools: frozenset[str]
     rate_limits: RateLimits
+    stream_origins: frozenset[str] = frozenset()
     signatures: Signatures = field(default_factory=Signatures)
     tracer: Tracer | None = None
     queue_counts: QueueCounts = field(default_factory=QueueCounts)
@@ -66,6 +69,7 @@ class Parts:
         To be called after the commit only: a message that runs ahead of its
         transaction rings for a step that nobody can claim yet.
         """
+        self.dispatcher.events_written(tenant)
         if change.ready_pools:
             self.dispatcher.steps_ready(tenant, change.ready_pools)
         if change.keys:

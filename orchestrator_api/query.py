@@ -18,6 +18,7 @@ from werkzeug.datastructures import MultiDict
 
 from orchestrator_api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from shared.domain import versions
+from shared.domain.event_stream import Cursor
 from shared.domain.models import DagId, RunId, Sha256, StepId
 from shared.domain.states import RunStatus
 from shared.domain.step_rules import ID_PATTERN
@@ -123,6 +124,14 @@ def action(name: str, text: str) -> str:
     return text
 
 
+def cursor(name: str, text: str) -> Cursor:
+    """Read a cursor of the event stream; ``0`` is the place before the first event."""
+    read = Cursor.parse(text)
+    if read is None:
+        raise _refusal(name, "must be a cursor of the stream, or 0")
+    return read
+
+
 def flag(name: str, text: str) -> bool:
     """Read ``true`` or ``false``."""
     if text not in ("true", "false"):
@@ -181,6 +190,7 @@ _READERS: Mapping[str, Callable[[str, str], object]] = MappingProxyType(
         "hash": sha256,
         "action": action,
         "active": flag,
+        "after": cursor,
         "status": one_of(RunStatus),
         "from": timestamp,
         "to": timestamp,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from flask import Flask, Response
+from flask_sock import Sock  # type: ignore[import-untyped]
 from werkzeug.routing import BaseConverter
 
 from orchestrator_api import accept, listing
@@ -28,8 +29,10 @@ from orchestrator_api.resources import (
     plugins,
     runs,
     steps,
+    stream,
     warm,
 )
+from orchestrator_api.stream.upgrade import OPTIONS
 
 READ = Access(scope=Scope.READ)
 WRITE = Access(scope=Scope.WRITE)
@@ -48,6 +51,7 @@ class Route:
 
     ``action`` names the change that the call asks for, as the audit trail has it; such a call needs an
     idempotency key. ``None``: it changes nothing. ``bulk``: the answer is NDJSON only, of any length.
+    ``socket``: it may become a WebSocket, which this serves, and is NDJSON otherwise.
     """
 
     method: str
@@ -58,6 +62,7 @@ class Route:
     any_type: bool = False
     action: str | None = None
     bulk: bool = False
+    socket: Callable[..., None] | None = None
 
     @property
     def endpoint(self) -> str:
@@ -65,9 +70,14 @@ class Route:
         return f"{self.view.__module__.rpartition('.')[2]}.{self.view.__name__}"
 
     @property
+    def socket_endpoint(self) -> str | None:
+        """Name the route for Flask where it becomes a WebSocket; ``None`` if it never does."""
+        return None if self.socket is None else f"{self.endpoint}_socket"
+
+    @property
     def types(self) -> tuple[str, ...]:
         """Name what it can answer with, unless it is ``any_type``."""
-        if self.bulk:
+        if self.bulk or self.socket is not None:
             return (accept.NDJSON,)
         return listing.TYPES if "page_token" in self.query else (accept.JSON,)
 
@@ -124,6 +134,14 @@ ROUTES: tuple[Route, ...] = (
         access=READ,
         query=frozenset({"dagId", "status", "from", "to"}),
         bulk=True,
+    ),
+    Route(
+        method="GET",
+        path="/runs/stream",
+        view=stream.follow,
+        socket=stream.follow_socket,
+        access=READ,
+        query=frozenset({"dagId", "status", "runId", "after"}),
     ),
     Route(method="GET", path="/runs/<part:run_id>", view=runs.get, access=READ),
     Route(
@@ -187,15 +205,26 @@ class _Part(BaseConverter):
 def install(app: Flask) -> dict[str, Route]:
     """Give ``app`` the routes of the table; return them by endpoint."""
     app.url_map.converters["part"] = _Part
+    app.config["SOCK_SERVER_OPTIONS"] = OPTIONS
+    sockets = Sock(app)
+    by_endpoint = {}
     for route in ROUTES:
         view = route.view if route.action is None else changing(route.action, route.view)
         app.add_url_rule(PREFIX + route.path, endpoint=route.endpoint, view_func=view, methods=[route.method])
-    return {route.endpoint: route for route in ROUTES}
+        by_endpoint[route.endpoint] = route
+        if route.socket is not None and route.socket_endpoint is not None:
+            sockets.route(PREFIX + route.path, endpoint=route.socket_endpoint)(route.socket)
+            by_endpoint[route.socket_endpoint] = route
+    return by_endpoint
 
 
 def refuse_unlisted(app: Flask) -> None:
     """Raise UnlistedRoute if anything but the table gave ``app`` a route."""
-    listed = {(PREFIX + route.path, route.endpoint, route.method) for route in ROUTES}
+    listed = {
+        (PREFIX + route.path, endpoint, route.method)
+        for route in ROUTES
+        for endpoint in (route.endpoint, route.socket_endpoint)
+    }
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD"}:
             if (rule.rule, rule.endpoint, method) not in listed:

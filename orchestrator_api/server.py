@@ -39,7 +39,7 @@ from gunicorn.workers.gthread import (  # type: ignore[attr-defined]
 from structlog.contextvars import clear_contextvars
 
 from orchestrator_api import access_log
-from orchestrator_api.connections import Connection, Patience, PatientSocket, WholeBody
+from orchestrator_api.connections import Connection, HandedOver, Patience, PatientSocket, WholeBody
 from orchestrator_api.context import PREFIX
 from orchestrator_api.parts import parts_of
 from shared.ids import new_trace_id
@@ -61,6 +61,7 @@ _ROOM: Final = 100
 """How many idle connections make room at a time, when there are as many as there may be."""
 _SILENT_SECONDS: Final = 1.0
 """Who has sent nothing for so long is not about to."""
+_STREAMS_END_SECONDS: Final = 4.0
 _OURS: Final = (InvalidResponseHeader, InvalidResponseHeaderName)
 """gunicorn counts these among the mistakes of clients, but they are the application's."""
 _SINGLE: Final = frozenset({"IDEMPOTENCY-KEY", "X-STELLA-TENANT"})
@@ -180,7 +181,16 @@ class Worker(ThreadWorker):
         app: object = getattr(self, "wsgi", None)
         if isinstance(app, Flask):
             parts_of(app).followers.close()
+            parts_of(app).streams.close()
         super().handle_exit(sig, frame)
+
+    def run(self) -> None:
+        """Serve until told to stop, then until all streams have heard of that."""
+        super().run()
+        app: object = getattr(self, "wsgi", None)
+        if isinstance(app, Flask):
+            parts_of(app).streams.close()
+            parts_of(app).streams.join(_STREAMS_END_SECONDS)
 
     def handle(self, conn: TConn) -> bool:
         # What the request before has left behind in this thread is not about this one.
@@ -193,7 +203,7 @@ class Worker(ThreadWorker):
             kept = False
         else:
             kept = super().handle(conn)
-        if not kept:
+        if not kept and not _ours(conn).sock.handed_over:
             _ours(conn).end()
         return kept
 
@@ -207,6 +217,11 @@ class Worker(ThreadWorker):
             kept = super().handle_request(req, conn)
             sock.answered = True
             return kept
+        except (HandedOver, StopIteration):
+            # Without a mark of a WebSocket of its own, flask-sock tells of one by the latter.
+            if sock.handed_over:
+                return False
+            raise
         except TimeoutError as error:
             # gunicorn knows this end of a connection as nobody's failure. The access log has the request.
             raise StopIteration from error

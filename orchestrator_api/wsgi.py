@@ -15,12 +15,14 @@ from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateClass, RateLimits
+from orchestrator_api.stream.streams import Streams
 from orchestrator_api.web_metrics import FOLDER_VARIABLE, WebMetrics
 from shared.artifacts import open_store
 from shared.config import Need, Settings, load_settings
 from shared.log import configure_logging
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.event_hints import EventHints
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import load_catalog
 from shared.services.health import live_workers
@@ -80,6 +82,8 @@ def make_application() -> Flask:
             live_logs=LiveLogs(settings.redis_url),
             # A follower holds a thread: the others are for who wants an answer.
             followers=Followers(settings.web_threads // 2),
+            streams=_streams(settings, name),
+            stream_origins=frozenset(settings.stream_origins),
             pools=frozenset(settings.pools),
             rate_limits=limits,
             metrics=metrics,
@@ -100,6 +104,16 @@ def rate_limits(settings: Settings) -> RateLimits:
         settings.redis_url,
         overall=settings.rate_limit,
         by_class={of: limit for of, limit in chosen.items() if limit is not None},
+    )
+
+
+def _streams(settings: Settings, name: str) -> Streams:
+    return Streams(
+        Database(settings.database_url, role="orch_api", size=1, application_name=name),
+        EventHints(settings.redis_url),
+        heartbeat_seconds=settings.stream_heartbeat_ms / 1000,
+        most=settings.streams,
+        most_of_tenant=settings.streams_per_tenant,
     )
 
 

@@ -111,6 +111,8 @@ class StepRunner:
             if claim is None and pool is not None:
                 # Its step was cancelled, say: the tenant gets back what it was charged in advance.
                 self._dispatcher.slot_freed(pool, tenant, used_ms=0, messages=1)
+            if claim is not None:
+                self._dispatcher.events_written(tenant)
             self._note_trace(claim, trace)
             self._work_through(claim, since, slice_end, messages=1)
         except Exception as error:  # noqa: BLE001  # It is logged there.
@@ -181,7 +183,8 @@ class StepRunner:
         return self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end))
 
     def _follow(self, tenant: TenantId, change: Change) -> None:
-        """Have dispatched what a change made ready, or made room for."""
+        """Have dispatched what a change made ready, or made room for, and have told what happened."""
+        self._dispatcher.events_written(tenant)
         self._dispatcher.steps_ready(tenant, change.ready_pools)
         self._dispatcher.keys_changed(tenant, change.keys)
 

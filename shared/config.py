@@ -100,6 +100,12 @@ class Settings:
     web_processes: int = _setting(1, value.whole_number(1, 64))
     web_threads: int = _setting(8, value.whole_number(1, 256))
     web_queue_ms: int = _setting(2_000, value.whole_number(100, 60_000))
+    streams: int = _setting(4_000, value.whole_number(1, 100_000))
+    """Streams that a web process has open at a time."""
+    streams_per_tenant: int = _setting(2_500, value.whole_number(1, 100_000))
+    stream_heartbeat_ms: int = _setting(15_000, value.whole_number(100, 600_000))
+    stream_origins: tuple[str, ...] = _setting((), value.origins)
+    """Sites beside its own whose pages may open streams."""
     rate_limit: int = _setting(60_000, _requests)
     """Requests a minute and tenant, in all."""
     rate_limit_reads: int | None = _setting(None, _requests)

@@ -125,3 +125,15 @@ def _network_or_name(value: str) -> str:
         if re.fullmatch(r"[0-9./]+", value) or not _HOST_NAME.fullmatch(value):
             raise ValueError("must be networks (10.0.0.0/8) or host names, separated by commas") from None
         return value.lower()
+
+
+def origins(value: str) -> tuple[str, ...]:
+    """Take the origins of sites as browsers send them (RFC 6454), separated by commas."""
+    return tuple(_origin(part.strip()) for part in value.split(","))
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or value.lower() != f"{parts.scheme}://{parts.netloc}".lower():
+        raise ValueError("must be like https://console.example.com, separated by commas")
+    return value.lower()

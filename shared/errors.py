@@ -176,6 +176,10 @@ class InputsTooLarge(LimitExceeded):
     """A run's inputs are over the size limit."""
 
 
+class TenantStreamsExceeded(LimitExceeded):
+    """The tenant has as many streams open as it may have."""
+
+
 class TooManyQueuedSteps(LimitExceeded):
     """A start would queue more steps than its tenant may have."""
 

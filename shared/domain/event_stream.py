@@ -59,13 +59,14 @@ class StreamFilter:
     dag_id: DagId | None = None
     status: RunStatus | None = None
     run_id: RunId | None = None
-    _members: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    members: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """What stands in the line of each event that is wanted."""
 
     def __post_init__(self) -> None:
         wanted = {"dagId": self.dag_id, "runId": self.run_id, "status": self.status}
         members = tuple(f'"{name}":"{value}"' for name, value in wanted.items() if value is not None)
-        object.__setattr__(self, "_members", members)
+        object.__setattr__(self, "members", members)
 
     def wants(self, line: str) -> bool:
         """Tell whether an event is wanted, by its line in the ledger."""
-        return all(member in line for member in self._members)
+        return all(member in line for member in self.members)

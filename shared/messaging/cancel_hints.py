@@ -7,51 +7,31 @@ believed of a hint but that it may be worth a look.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
-from typing import Final, cast
+from typing import Final
 from uuid import UUID
 
 from celery import Celery
-from kombu.exceptions import KombuError
-from redis.client import PubSub
-from redis.exceptions import RedisError
 
 from shared.domain.models import RunId
-from shared.errors import QueueUnavailable
-from shared.messaging.celery_app import KEY_PREFIX, SOCKET_TIMEOUT_SECONDS
+from shared.messaging.celery_app import KEY_PREFIX
 from shared.messaging.complaint import Complaint
-from shared.messaging.redis_client import open_client
+from shared.messaging.hints import Hint, Hints, publish
 
 _CHANNEL: Final = "cancelled"
 _LONGEST_WAIT_SECONDS: Final = 1.0
-_PING_SECONDS: Final = 5.0
-_SILENT_SECONDS: Final = 10.0
-"""Nothing heard for so long, not even the answer to a ping: the connection is dead, whatever TCP says."""
-_MOST_AT_ONCE: Final = 1_000
 
 
 def send(app: Celery, run_ids: Collection[RunId]) -> None:
     """Tell all workers that these runs were cancelled, in one round trip; raises QueueUnavailable."""
-    if not run_ids:
-        return
-    try:
-        with app.pool.acquire(block=True, timeout=SOCKET_TIMEOUT_SECONDS) as connection:
-            client = connection.default_channel.client  # type: ignore[attr-defined]  # The stubs lack it.
-            with client.pipeline(transaction=False) as pipe:
-                for run_id in run_ids:
-                    # kombu's client adds the prefix of the keys to the channel, too.
-                    pipe.publish(_CHANNEL, str(run_id))
-                pipe.execute()
-    except (KombuError, RedisError, OSError) as error:
-        raise QueueUnavailable("Redis is out of reach") from error
+    publish(app, [(_CHANNEL, str(run_id)) for run_id in run_ids])
 
 
 class CancelHints:
     """Where a worker hears the hints, by a connection of its own."""
 
     def __init__(self, redis_url: str) -> None:
-        self._client = open_client(redis_url, timeout_seconds=SOCKET_TIMEOUT_SECONDS)
+        self._hints = Hints(redis_url)
         self.forged = Complaint("cancel_hint_refused")
         """Messages that name no run."""
 
@@ -60,42 +40,18 @@ class CancelHints:
 
         Raises QueueUnavailable once Redis is out of reach, or silent.
         """
-        try:
-            with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
-                pubsub.subscribe(KEY_PREFIX + _CHANNEL)
-                heard = asked = time.monotonic()
-                while True:
-                    messages = _next(pubsub)
-                    now = time.monotonic()
-                    if messages:
-                        heard = now
-                    elif now - heard > _SILENT_SECONDS:
-                        raise QueueUnavailable("Redis is silent")
-                    if now - asked > _PING_SECONDS:
-                        pubsub.ping()
-                        asked = now
-                    yield frozenset(self._runs(messages))
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable("Redis is out of reach") from error
+        channels = frozenset({KEY_PREFIX + _CHANNEL})
+        for hints in self._hints.hear(lambda: channels, every_seconds=_LONGEST_WAIT_SECONDS):
+            yield frozenset(self._runs(hints))
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._client.close()
+        self._hints.close()
 
-    def _runs(self, messages: list[dict[str, object]]) -> Iterator[RunId]:
-        for message in messages:
-            if message["type"] == "message":
+    def _runs(self, hints: list[Hint]) -> Iterator[RunId]:
+        for hint in hints:
+            if hint.text is not None:
                 try:
-                    yield RunId(UUID(cast("bytes", message["data"]).decode("ascii")))
+                    yield RunId(UUID(hint.text.decode("ascii")))
                 except ValueError as error:
                     self.forged.note(error)
-
-
-def _next(pubsub: PubSub) -> list[dict[str, object]]:
-    """Wait for a message, and take those that have come with it."""
-    messages: list[dict[str, object]] = []
-    wait = _LONGEST_WAIT_SECONDS
-    while len(messages) < _MOST_AT_ONCE and (message := pubsub.get_message(timeout=wait)) is not None:
-        messages.append(message)
-        wait = 0.0
-    return messages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import defaultdict
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from celery import Celery
 
 from shared.domain.models import RunId, TenantId
 from shared.errors import Unavailable
-from shared.messaging import cancel_hints
+from shared.messaging import cancel_hints, event_hints
 from shared.messaging.complaint import Complaint
 from shared.messaging.doorbell import send, send_decide
 from shared.messaging.run_traces import RunTraces
@@ -36,6 +37,11 @@ MAX_CHARGED_MS = 60_000.0
 many of those may run at a time is a matter of its limits, since a slot is not taken back."""
 
 
+UNHEARD_SECONDS = 0.1
+"""So long nothing is said of a tenant's new events after nobody has listened. Who begins to listen looks
+into the ledger by itself at first."""
+
+
 @dataclass(slots=True)
 class _Hints:
     """What has happened since the thread looked last; equal hints are one."""
@@ -50,6 +56,8 @@ class _Hints:
     """Runs with steps that run and are to be stopped."""
     freed: dict[tuple[str, TenantId], Use] = field(default_factory=dict)
     """Pools of which slots were freed, with what the tenants have had of them."""
+    written: set[TenantId] = field(default_factory=set)
+    """Tenants with new events."""
 
     @property
     def pressing(self) -> bool:
@@ -59,7 +67,7 @@ class _Hints:
     @property
     def full(self) -> bool:
         pressing = len(self.ready) + len(self.runs) + len(self.places) + len(self.cancelled)
-        return pressing + len(self.freed) >= MAX_HINTS
+        return pressing + len(self.freed) + len(self.written) >= MAX_HINTS
 
 
 class Dispatcher:
@@ -86,6 +94,7 @@ class Dispatcher:
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._hints = _Hints()
+        self._unheard: dict[TenantId, float] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -130,6 +139,15 @@ class Dispatcher:
                 self._hints.cancelled.add(run_id)
                 self._wake()
 
+    def events_written(self, tenant: TenantId) -> None:
+        """Tell soon whoever streams the tenant's events that there are new ones."""
+        if self._unheard.get(tenant, 0.0) > time.monotonic():
+            return
+        with self._changed:
+            if tenant not in self._hints.written and self._has_room(self._hints.written, tenant):
+                self._hints.written.add(tenant)
+                self._wake()
+
     def close(self, *, within_seconds: float = 5.0) -> None:
         """Serve the hints taken so far and end the thread, or leave it behind after ``within_seconds``."""
         with self._changed:
@@ -156,7 +174,7 @@ class Dispatcher:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                while not (self._hints.pressing or self._hints.freed):
+                while not (self._hints.pressing or self._hints.freed or self._hints.written):
                     if self._closed:
                         return
                     self._changed.wait()
@@ -165,6 +183,7 @@ class Dispatcher:
                 hints, self._hints = self._hints, _Hints()
             try:
                 cancel_hints.send(self._app, hints.cancelled)
+                self._tell_of_events(hints.written)
                 self._give_places(hints)
                 self._ring(hints)
                 send_decide(self._app, list(hints.runs), self.traces)
@@ -175,6 +194,14 @@ class Dispatcher:
                 # The thread must outlive what nobody foresaw, or every later hint would be lost with it.
                 self.failed.note(error)
                 LOGGER.exception("dispatch_failed")
+
+    def _tell_of_events(self, tenants: Collection[TenantId]) -> None:
+        """Tell of new events, and be silent for a while about those of whom nobody hears."""
+        unheard = event_hints.send(self._app, list(tenants))
+        if len(self._unheard) >= MAX_HINTS:
+            self._unheard.clear()
+        until = time.monotonic() + UNHEARD_SECONDS
+        self._unheard.update((tenant, until) for tenant in unheard)
 
     def _give_places(self, hints: _Hints) -> None:
         """Give away places of keys; whoever gets one is ready."""

@@ -8,7 +8,7 @@ from shared.store import events as store
 from shared.store.db import Database
 from shared.store.events import Event, EventPage
 
-__all__ = ["Event", "EventPage", "list_all", "read_after"]
+__all__ = ["Event", "EventPage", "list_all", "present", "read_after"]
 
 
 def list_all(db: Database, tenant: TenantId, run_id: RunId) -> list[Event]:
@@ -30,3 +30,9 @@ def read_after(
         if run_id is None:
             return store.read_after(cur, tenant, after, limit=limit)
         return store.read_run_after(cur, tenant, run_id, after, limit=limit)
+
+
+def present(db: Database, tenant: TenantId) -> Cursor:
+    """Give the place from which on a reader gets every event that is committed from now on."""
+    with db.statement(tenant) as cur:
+        return store.present(cur)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shared.domain.event_stream import Cursor, StreamedEvent
 from shared.domain.models import RunId, Sha256, TenantId
 from shared.store.db import Cursor as DbCursor
-from shared.store.db import Row
+from shared.store.db import Row, one
 from shared.store.queries import load
 
 _SQL = load("events")
@@ -53,6 +53,12 @@ def read_run_after(cur: DbCursor, tenant: TenantId, run_id: RunId, after: Cursor
     """Read the events of one run behind ``after``; ``held_back`` tells nothing here."""
     cur.execute(_SQL["read_run_after"], {**_behind(tenant, after, limit), "run_id": str(run_id)})
     return _page(cur.fetchall(), after, limit)
+
+
+def present(cur: DbCursor) -> Cursor:
+    """Give the place behind all that no transaction under way can write before."""
+    cur.execute(_SQL["present"])
+    return Cursor(one(cur.fetchone())[0], 0)
 
 
 def _behind(tenant: TenantId, after: Cursor, limit: int) -> dict[str, object]:

@@ -43,3 +43,7 @@ UNION ALL
     ORDER BY e.seq
     LIMIT %(max_rows)s
 );
+
+-- name: present
+-- The oldest transaction under way, or the next one.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;

@@ -22,12 +22,14 @@ from orchestrator_api.paging import PageTokens
 from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateLimits
+from orchestrator_api.stream.streams import Streams
 from shared.artifacts import open_store
 from shared.config import Settings
 from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
 from shared.embedded import postgres
 from shared.messaging.celery_app import make_celery
 from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.event_hints import EventHints
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
 from shared.services import work
@@ -150,6 +152,9 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         page_tokens=PageTokens(b"k" * 32),
         live_logs=LiveLogs(redis_url),
         followers=Followers(2),
+        streams=Streams(
+            db_of_streams, EventHints(redis_url), heartbeat_seconds=15, most=100, most_of_tenant=50
+        ),
         pools=frozenset({"default", "gpu"}),
         rate_limits=RateLimits(redis_url, overall=60_000),
     )

@@ -1,0 +1,1 @@
+"""The event stream: one reader of the ledger and one thread for all sockets, for any number of clients."""
