@@ -50,7 +50,7 @@ class TooManyStreams(errors.OrchestratorError):
 
 
 class OriginForbidden(errors.Forbidden):
-    """A page of another site wants to open a stream, and this installation does not list it."""
+    """A page of a site that may not act for anybody here wants to open a stream."""
 
 
 class NotAcceptable(errors.OrchestratorError):
@@ -96,7 +96,7 @@ MEANINGS: Mapping[type[errors.OrchestratorError], Meaning] = MappingProxyType(
         errors.TenantRequired: Meaning(status=403, code="TENANT_REQUIRED"),
         errors.TenantForbidden: Meaning(status=403, code="TENANT_FORBIDDEN"),
         errors.InsufficientScope: Meaning(status=403, code="INSUFFICIENT_SCOPE"),
-        OriginForbidden: Meaning(status=403, code="ORIGIN_FORBIDDEN"),
+        OriginForbidden: Meaning(status=403, code="TENANT_FORBIDDEN"),
         errors.OperatorOnly: Meaning(status=403, code="INSUFFICIENT_SCOPE"),
         errors.NotFound: Meaning(status=404, code="NOT_FOUND"),
         errors.DagNotFound: Meaning(status=404, code="DAG_NOT_FOUND"),

@@ -9,6 +9,7 @@ from typing import Final
 from orchestrator_api import idempotency
 from orchestrator_api.auth import TENANT_HEADER, TENANT_PATTERN
 from orchestrator_api.schemas.patterns import exactly
+from shared.domain.event_stream import CURSOR_PATTERN
 from shared.domain.models import Json, JsonObject
 
 REQUEST: Final[Mapping[str, JsonObject]] = MappingProxyType(
@@ -79,6 +80,10 @@ RESPONSE: Final[Mapping[str, JsonObject]] = MappingProxyType(
             "description": "Stands for the content: another content has another one.",
             "required": True,
             "schema": {"type": "string", "pattern": '^"[!#-~]+"$'},
+        },
+        "X-Stream-Cursor": {
+            "description": "Where the stream begins: as `after` it goes on from there, also before any line.",
+            "schema": {"type": "string", "pattern": exactly(CURSOR_PATTERN)},
         },
         "Vary": {
             "description": "By which headers of the request the answer differs.",

@@ -11,6 +11,7 @@ from orchestrator_api.docs_page import ASSETS
 from orchestrator_api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_CHARS
 from orchestrator_api.schemas.patterns import exactly
 from shared.domain import versions
+from shared.domain.event_stream import CURSOR_PATTERN
 from shared.domain.models import JsonObject
 from shared.domain.states import RunStatus
 from shared.domain.step_rules import ID_PATTERN
@@ -78,6 +79,15 @@ QUERY: Final[Mapping[str, JsonObject]] = MappingProxyType(
             "schema": {"type": "string", "minLength": 1, "maxLength": MAX_TOKEN_CHARS},
         },
         "dagId": {"description": "Only of this DAG.", "schema": _DAG_ID},
+        "after": {
+            "description": "Only events behind this cursor, and `0` for all; from now on when left out.",
+            "schema": {"type": "string", "pattern": exactly(CURSOR_PATTERN)},
+            "example": "0",
+        },
+        "runId": {
+            "description": "Only of this run.",
+            "schema": {"type": "string", "format": "uuid", "pattern": exactly(query.UUID_PATTERN)},
+        },
         "active": {
             "description": "Only those that take new runs, or only those that do not.",
             "schema": {"type": "boolean"},

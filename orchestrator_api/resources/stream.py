@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 from flask import Response, g, request
@@ -31,11 +31,11 @@ def follow() -> Response:
     response.call_on_close(place.leave)
     response.headers[CURSOR_HEADER] = str(place.subscription.position)
     framing = Framing.PLAIN if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else Framing.CHUNKED
-    sock = _socket()
+    environ = request.environ
 
     def body() -> Iterator[bytes]:
         yield b""  # The head goes out first.
-        place.hand_over(sock, HttpWire(framing))
+        place.hand_over(_socket(environ), HttpWire(framing))
         raise HandedOver
 
     # Nobody iterates the body of an answer to HEAD.
@@ -51,7 +51,7 @@ def before_upgrade() -> None:
     # Compression would cost each client its own copy of every message, and 100 kB.
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     head = {**common_headers(), CURSOR_HEADER: str(place.subscription.position)}
-    environ[_SOCKET] = upgrade.Handshake(_socket(), head)
+    environ[_SOCKET] = upgrade.Handshake(_socket(environ), head)
 
 
 def follow_socket(ws: Server) -> None:
@@ -111,5 +111,5 @@ class _Place:
             self._streams.leave(self.subscription.tenant)
 
 
-def _socket() -> PatientSocket:
-    return cast(PatientSocket, request.environ[_SOCKET])
+def _socket(environ: Mapping[str, object]) -> PatientSocket:
+    return cast(PatientSocket, environ[_SOCKET])

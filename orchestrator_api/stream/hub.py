@@ -54,11 +54,7 @@ class Hub:
         self._heartbeat_seconds = heartbeat_seconds
         self._room = room
         self._gone = gone
-        self._selector = selectors.DefaultSelector()
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        for end in (self._wake_receiver, self._wake_sender):
-            end.setblocking(False)
-        self._selector.register(self._wake_receiver, EVENT_READ)
+        self._wake_sender: socket.socket | None = None
         self._lock = threading.Lock()
         self._joining: deque[Client] = deque()
         self._posts: deque[Post] = deque()
@@ -72,8 +68,7 @@ class Hub:
         with self._lock:
             self._joining.append(client)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="stream-hub", daemon=True)
-                self._thread.start()
+                self._begin_thread()
         self._wake()
 
     def post(self, posts: Iterable[Post]) -> None:
@@ -92,18 +87,28 @@ class Hub:
         if thread is not None:
             thread.join(seconds)
 
-    def _wake(self) -> None:
-        # A full pipe wakes, too.
-        with suppress(BlockingIOError):
-            self._wake_sender.send(b"w")
+    def _begin_thread(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        receiver, self._wake_sender = socket.socketpair()
+        for end in (receiver, self._wake_sender):
+            end.setblocking(False)
+        self._selector.register(receiver, EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, args=(receiver,), name="stream-hub", daemon=True)
+        self._thread.start()
 
-    def _serve(self) -> None:
+    def _wake(self) -> None:
+        if self._wake_sender is not None:
+            # A full pipe wakes, too.
+            with suppress(BlockingIOError):
+                self._wake_sender.send(b"w")
+
+    def _serve(self, wake: socket.socket) -> None:
         next_tick = time.monotonic() + TICK_SECONDS
         while not (self._closing and self._close_by and not self._clients):
             for key, events in self._selector.select(max(0.0, next_tick - time.monotonic())):
                 if key.data is None:
                     with suppress(BlockingIOError):
-                        self._wake_receiver.recv(_RECV_BYTES)
+                        wake.recv(_RECV_BYTES)
                 elif key.data in self._clients:
                     self._guarded(key.data, self._serve_socket, events)
             self._take_joining()

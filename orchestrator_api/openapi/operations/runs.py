@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator_api.errors import NotAcceptable
+from orchestrator_api.errors import NotAcceptable, OriginForbidden, TooManyStreams
 from orchestrator_api.openapi.operation import JSON, NDJSON, Answer, Lines, Operation, page
 from orchestrator_api.schemas.responses.export import EXPORTED_RUN, MANIFEST_LINE
 from orchestrator_api.schemas.responses.runs import RUN, RUN_IN_FULL, RUN_PAGE, RUN_STARTED
+from orchestrator_api.schemas.responses.stream import STREAMED_EVENT
 from orchestrator_api.schemas.run import CANCEL_RUN, START_RUN
 from shared import errors
 from shared.domain.models import JsonObject
@@ -39,6 +40,8 @@ _CANCELLED: Final[JsonObject] = {
     "cancelRequestedUtc": "2026-11-21T23:04:09.001Z",
     "cancelReason": "superseded by 1.4.1",
 }
+
+_CURSOR_HEADER: Final = "X-Stream-Cursor"
 
 OPERATIONS: Final = {
     "runs.start": Operation(
@@ -95,6 +98,25 @@ OPERATIONS: Final = {
             )
         },
         errors=(NotAcceptable,),
+    ),
+    "stream.follow": Operation(
+        tag="Runs",
+        summary="Follow events as they happen",
+        description="As lines of a response without an end or, with `Upgrade: websocket`, as messages of a "
+        "WebSocket, one line each. Every event comes once, those of a run in the order of their `seq`; who "
+        "was cut off goes on with the `cursor` of the last line as `after`. An idle stream gets heartbeats: "
+        "empty lines, or pings.\n\nA page, which cannot set headers, offers the subprotocols "
+        "`orchestrator.ndjson.v1`, `bearer.<JWT>` and `tenant.<id>`. The stream is closed with 4401 when the "
+        "token expires, with 1013 when the client does not read, with 1001 when the server stops.",
+        answers={
+            101: Answer(description="The connection is a WebSocket from now on.", headers=(_CURSOR_HEADER,)),
+            200: Answer(
+                description="A line an event, for as long as the token holds.",
+                content={NDJSON: Lines((STREAMED_EVENT,))},
+                headers=(_CURSOR_HEADER,),
+            ),
+        },
+        errors=(OriginForbidden, errors.TenantStreamsExceeded, TooManyStreams),
     ),
     "runs.get": Operation(
         tag="Runs",

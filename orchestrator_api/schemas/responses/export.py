@@ -5,6 +5,7 @@ from __future__ import annotations
 from marshmallow import fields
 
 from orchestrator_api.schemas.responses.fields import (
+    Fields,
     count,
     free_form,
     many,
@@ -19,23 +20,21 @@ from orchestrator_api.schemas.responses.fields import (
 from orchestrator_api.schemas.responses.runs import RUN_FIELDS, RUN_STEP_IN_FULL
 from shared.domain.states import RunStatus, StepStatus
 
-_EVENT = schema(
-    "Event",
-    {
-        "type": text(minLength=1),
-        "tenant": text(minLength=1),
-        "dagId": name(),
-        "runId": run_id(),
-        "status": one_of(RunStatus),
-        "timestamp": time(),
-        "traceId": text(pattern="^[0-9a-f]{32}$"),
-        "seq": count(least=1),
-        "stepId": fields.String(),
-        "stepStatus": fields.Enum(StepStatus, by_value=True),
-        "attempt": fields.Integer(),
-        "hash": sha256(),
-    },
-)
+EVENT_FIELDS: Fields = {
+    "type": text(minLength=1),
+    "tenant": text(minLength=1),
+    "dagId": name(),
+    "runId": run_id(),
+    "status": one_of(RunStatus),
+    "timestamp": time(),
+    "traceId": text(pattern="^[0-9a-f]{32}$"),
+    "seq": count(least=1),
+    "stepId": fields.String(),
+    "stepStatus": fields.Enum(StepStatus, by_value=True),
+    "attempt": fields.Integer(),
+}
+
+_EVENT = schema("Event", {**EVENT_FIELDS, "hash": sha256()})
 
 EXPORTED_RUN = schema(
     "ExportedRun",
