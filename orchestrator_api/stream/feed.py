@@ -11,20 +11,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from orchestrator_api.stream.client import BUFFER_BYTES, Client
 from orchestrator_api.stream.hub import Post
-from orchestrator_api.stream.wire import Blob, Encoder
+from orchestrator_api.stream.wire import Blob, CloseCode, Encoder
 from shared.domain.event_stream import Cursor, StreamedEvent
 from shared.domain.models import RunId, TenantId
 from shared.errors import QueueUnavailable, Unavailable
 from shared.messaging.complaint import Complaint
-from shared.messaging.event_hints import EventHints
+from shared.messaging.event_hints import UNHEARD_SECONDS, EventHints
 from shared.services import events
 from shared.store.db import Database
 
@@ -46,6 +46,16 @@ _PAUSE_SECONDS: Final = (0.1, 1.0)
 """After an error, first and later on."""
 
 
+class Sender(Protocol):
+    """Who sends what is read."""
+
+    def post(self, posts: Iterable[Post]) -> None:
+        """Have blobs sent, in their order for each client."""
+
+    def end(self, clients: Iterable[Client], code: CloseCode) -> None:
+        """End the streams of these clients."""
+
+
 @dataclass(slots=True)
 class _Tenant:
     """A tenant with clients here. Only the feed's thread uses it."""
@@ -64,17 +74,18 @@ class _Tenant:
 class Feed:
     """Reads for all clients, from a thread that begins with the first; another hears the hints."""
 
-    def __init__(self, db: Database, hints: EventHints, post: Callable[[Iterable[Post]], None]) -> None:
+    def __init__(self, db: Database, hints: EventHints, sender: Sender) -> None:
         self._db = db
         self._hints = hints
-        self._post = post
+        self._sender = sender
         self._encoder = Encoder()
         self._tenants: dict[TenantId, _Tenant] = {}
         self._changed = threading.Condition()
         self._joining: deque[Client] = deque()
         self._leaving: deque[Client] = deque()
         self._told: set[TenantId] = set()
-        self._heard: frozenset[TenantId] = frozenset()
+        self._heard: dict[TenantId, float] = {}
+        """Whose hints arrive, and since when."""
         self._room = False
         self._threads: list[threading.Thread] = []
         self.unread = Complaint("stream_ledger_not_read")
@@ -101,7 +112,7 @@ class Feed:
             self._leaving.append(client)
             self._changed.notify_all()
 
-    def room(self, _client: Client) -> None:
+    def room(self) -> None:
         """Take note that a client that is behind can take more."""
         with self._changed:
             self._room = True
@@ -114,7 +125,8 @@ class Feed:
             try:
                 for told in self._hints.hear(self._followed):
                     with self._changed:
-                        self._heard = frozenset(self._tenants) & (self._heard | told.heard)
+                        now = time.monotonic()
+                        self._heard = {name: self._heard.get(name, now) for name in told.heard}
                         if told.new_events:
                             self._told |= told.new_events
                             self._changed.notify_all()
@@ -123,7 +135,7 @@ class Feed:
             except Exception:
                 LOGGER.exception("stream_hints_failed")
             with self._changed:
-                self._heard = frozenset()
+                self._heard = {}
                 self._changed.notify_all()
             time.sleep(_PAUSE_SECONDS[0])
 
@@ -144,9 +156,14 @@ class Feed:
                 time.sleep(pause)
                 pause = min(2 * pause, _PAUSE_SECONDS[1])
             except Exception:
-                # All streams of the process hang on this thread.
+                # Nobody knows who was to get what: all begin anew from the last line that they have.
                 LOGGER.exception("stream_feed_failed")
+                self._end_all()
                 time.sleep(_PAUSE_SECONDS[1])
+
+    def _end_all(self) -> None:
+        for of in self._tenants.values():
+            self._sender.end([*of.live, *of.behind], CloseCode.INTERNAL_ERROR)
 
     def _wait(self) -> None:
         """Wait until there is something to do, and take in who came and went."""
@@ -211,7 +228,10 @@ class Feed:
             self._bring(of, page.events)
 
     def _poll_seconds(self, name: TenantId) -> float:
-        seconds = POLL_SECONDS if name in self._heard else UNHEARD_POLL_SECONDS
+        # Whoever writes may not have noticed yet that somebody listens.
+        since = self._heard.get(name)
+        told = since is not None and time.monotonic() - since > 2 * UNHEARD_SECONDS
+        seconds = POLL_SECONDS if told else UNHEARD_POLL_SECONDS
         return max(seconds, len(self._tenants) / POLLS_A_SECOND)
 
     def _bring(self, of: _Tenant, batch: list[StreamedEvent]) -> None:
@@ -230,7 +250,7 @@ class Feed:
         fell = {client for client in of.live if client.subscription.behind}
         of.live -= fell
         of.behind.update(dict.fromkeys(fell))
-        self._post(posts)
+        self._sender.post(posts)
 
     def _catch_up(self) -> None:
         """Give pages of the ledger to those who are behind and have room; a page serves all of a tenant.
@@ -270,7 +290,7 @@ class Feed:
                     if blob is not None:
                         client.subscription.posted += len(blob.data)
                         posts.append((client, blob))
-            self._post(posts)
+            self._sender.post(posts)
         for client in group:
             if client.subscription.position >= of.live_end:
                 client.subscription.behind = False

@@ -47,7 +47,7 @@ class Hub:
         self,
         *,
         heartbeat_seconds: float,
-        room: Callable[[Client], None],
+        room: Callable[[], None],
         gone: Callable[[Client, CloseCode | None], None],
     ) -> None:
         """``room`` is called when a client that is behind can take more, ``gone`` once at the end of each."""
@@ -58,6 +58,7 @@ class Hub:
         self._lock = threading.Lock()
         self._joining: deque[Client] = deque()
         self._posts: deque[Post] = deque()
+        self._endings: deque[tuple[Client, CloseCode]] = deque()
         self._clients: set[Client] = set()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -74,6 +75,11 @@ class Hub:
     def post(self, posts: Iterable[Post]) -> None:
         """Have blobs sent, in their order for each client."""
         self._posts.extend(posts)
+        self._wake()
+
+    def end(self, clients: Iterable[Client], code: CloseCode) -> None:
+        """End the streams of these clients."""
+        self._endings.extend((client, code) for client in clients)
         self._wake()
 
     def close(self) -> None:
@@ -113,6 +119,10 @@ class Hub:
                     self._guarded(key.data, self._serve_socket, events)
             self._take_joining()
             self._take_posts()
+            while self._endings:
+                client, code = self._endings.popleft()
+                if client in self._clients:
+                    self._guarded(client, self._end, code)
             now = time.monotonic()
             if self._closing and not self._close_by:
                 self._close_by = now + SHUTDOWN_SECONDS
@@ -221,7 +231,7 @@ class Hub:
             if not blocked:
                 self._finish(client)
         elif client.subscription.behind and client.pending < ROOM_BYTES:
-            self._room(client)
+            self._room()
 
     def _tick(self, client: Client, now: float) -> None:
         if client.ending is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import structlog
 
 from orchestrator_api.errors import TooManyStreams
 from orchestrator_api.stream.client import Client
 from orchestrator_api.stream.feed import Feed
-from orchestrator_api.stream.hub import Hub, Post
+from orchestrator_api.stream.hub import Hub
 from orchestrator_api.stream.wire import CloseCode
 from shared.domain.models import TenantId
 from shared.errors import TenantStreamsExceeded, Unavailable
@@ -39,8 +39,8 @@ class Streams:
         self._lock = threading.Lock()
         self._places: Counter[TenantId] = Counter()
         self._closing = False
-        self._feed = Feed(db, hints, self._post)
-        self._hub = Hub(heartbeat_seconds=heartbeat_seconds, room=self._feed.room, gone=self._gone)
+        self._hub = Hub(heartbeat_seconds=heartbeat_seconds, room=self._room, gone=self._gone)
+        self._feed = Feed(db, hints, self._hub)
         self.opened: Callable[[], None] = lambda: None
         self.ended: Callable[[CloseCode | None], None] = lambda _code: None
 
@@ -88,8 +88,8 @@ class Streams:
         """Wait for the end of all streams, after ``close``."""
         self._hub.join(seconds)
 
-    def _post(self, posts: Iterable[Post]) -> None:
-        self._hub.post(posts)
+    def _room(self) -> None:
+        self._feed.room()
 
     def _gone(self, client: Client, code: CloseCode | None) -> None:
         self._feed.remove(client)

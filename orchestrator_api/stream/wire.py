@@ -28,6 +28,7 @@ class CloseCode(IntEnum):
     PROTOCOL_ERROR = 1002
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013
     TOKEN_EXPIRED = 4401
 
@@ -180,6 +181,7 @@ def chunk(data: bytes) -> bytes:
 _REASONS: Final = {
     CloseCode.GOING_AWAY: "the server stops; resume from the last cursor",
     CloseCode.POLICY_VIOLATION: "the client sends too much",
+    CloseCode.INTERNAL_ERROR: "the stream failed; resume from the last cursor",
     CloseCode.TRY_AGAIN_LATER: "the client does not read; resume from the last cursor",
     CloseCode.TOKEN_EXPIRED: "the token has expired",
 }

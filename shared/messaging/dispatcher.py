@@ -37,11 +37,6 @@ MAX_CHARGED_MS = 60_000.0
 many of those may run at a time is a matter of its limits, since a slot is not taken back."""
 
 
-UNHEARD_SECONDS = 0.1
-"""So long nothing is said of a tenant's new events after nobody has listened. Who begins to listen looks
-into the ledger by itself at first."""
-
-
 @dataclass(slots=True)
 class _Hints:
     """What has happened since the thread looked last; equal hints are one."""
@@ -200,7 +195,7 @@ class Dispatcher:
         unheard = event_hints.send(self._app, list(tenants))
         if len(self._unheard) >= MAX_HINTS:
             self._unheard.clear()
-        until = time.monotonic() + UNHEARD_SECONDS
+        until = time.monotonic() + event_hints.UNHEARD_SECONDS
         self._unheard.update((tenant, until) for tenant in unheard)
 
     def _give_places(self, hints: _Hints) -> None:

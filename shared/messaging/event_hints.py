@@ -11,8 +11,10 @@ from celery import Celery
 
 from shared.domain.models import TenantId
 from shared.messaging.celery_app import KEY_PREFIX
-from shared.messaging.hints import Hints, publish
+from shared.messaging.hints import Hint, Hints, publish
 
+UNHEARD_SECONDS: Final = 0.1
+"""So long nothing is said of a tenant's new events after nobody has listened."""
 _CHANNEL: Final = "events:"
 _PREFIX: Final = KEY_PREFIX + _CHANNEL
 _LOOK_SECONDS: Final = 0.1
@@ -30,7 +32,7 @@ def send(app: Celery, tenants: Sequence[TenantId]) -> list[TenantId]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """``new_events``: who has some, or may have. ``heard``: whose hints arrive from now on."""
+    """``new_events``: who has some, or may have. ``heard``: whose hints arrive."""
 
     new_events: frozenset[TenantId]
     heard: frozenset[TenantId]
@@ -43,23 +45,25 @@ class EventHints:
         self._hints = Hints(redis_url)
 
     def hear(self, wanted: Callable[[], AbstractSet[TenantId]]) -> Iterator[Told]:
-        """Give what is told as it comes, and nothing new several times a second.
+        """Give what is told as it comes, and several times a second whose hints arrive.
 
-        ``wanted`` gives the tenants; it ends when there are none. Whose hints are heard from now on may
+        ``wanted`` gives the tenants; it ends when there are none. Whose hints have just begun to arrive may
         have new events already. Raises QueueUnavailable once Redis is out of reach, or silent.
         """
 
         def channels() -> AbstractSet[str]:
             return {_PREFIX + tenant for tenant in wanted()}
 
+        heard: frozenset[TenantId] = frozenset()
         for hints in self._hints.hear(channels, every_seconds=_LOOK_SECONDS):
-            yield Told(
-                new_events=frozenset(TenantId(hint.channel.removeprefix(_PREFIX)) for hint in hints),
-                heard=frozenset(
-                    TenantId(hint.channel.removeprefix(_PREFIX)) for hint in hints if hint.text is None
-                ),
-            )
+            begun = frozenset(_tenant(hint) for hint in hints if hint.text is None)
+            heard = (heard | begun) & frozenset(wanted())
+            yield Told(new_events=frozenset(map(_tenant, hints)), heard=heard)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._hints.close()
+
+
+def _tenant(hint: Hint) -> TenantId:
+    return TenantId(hint.channel.removeprefix(_PREFIX))

@@ -75,6 +75,10 @@ class Wire:
         }
         if head or status in (204, 304):
             return Answer(status=status, headers=headers, body=b"")
+        if "x-stream-cursor" in headers:
+            # It has no end: the next request needs another connection.
+            self.close()
+            return Answer(status=status, headers=headers, body=b"")
         return Answer(status=status, headers=headers, body=self._body(headers))
 
     def _body(self, headers: dict[str, str]) -> bytes:
