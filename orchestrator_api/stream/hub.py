@@ -110,7 +110,7 @@ class Hub:
 
     def _serve(self, wake: socket.socket) -> None:
         next_tick = time.monotonic() + TICK_SECONDS
-        while not (self._closing and self._close_by and not self._clients):
+        while not (self._close_by and not self._clients):
             for key, events in self._selector.select(max(0.0, next_tick - time.monotonic())):
                 if key.data is None:
                     with suppress(BlockingIOError):
@@ -119,15 +119,8 @@ class Hub:
                     self._guarded(key.data, self._serve_socket, events)
             self._take_joining()
             self._take_posts()
-            while self._endings:
-                client, code = self._endings.popleft()
-                if client in self._clients:
-                    self._guarded(client, self._end, code)
+            self._take_endings()
             now = time.monotonic()
-            if self._closing and not self._close_by:
-                self._close_by = now + SHUTDOWN_SECONDS
-                for client in list(self._clients):
-                    self._guarded(client, self._end, CloseCode.GOING_AWAY)
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 for client in list(self._clients):
@@ -175,6 +168,16 @@ class Hub:
         for client in touched:
             if not client.blocked:
                 self._guarded(client, self._send)
+
+    def _take_endings(self) -> None:
+        while self._endings:
+            client, code = self._endings.popleft()
+            if client in self._clients:
+                self._guarded(client, self._end, code)
+        if self._closing and not self._close_by:
+            self._close_by = time.monotonic() + SHUTDOWN_SECONDS
+            for client in list(self._clients):
+                self._guarded(client, self._end, CloseCode.GOING_AWAY)
 
     def _serve_socket(self, client: Client, events: int) -> None:
         if events & EVENT_READ:
