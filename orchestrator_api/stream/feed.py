@@ -180,6 +180,9 @@ class Feed:
             for client in joining:
                 of = self._tenants.setdefault(client.subscription.tenant, _Tenant())
                 of.behind[client] = None
+            if joining:
+                # Who listens to the hints waits for tenants.
+                self._changed.notify_all()
             for client in leaving:
                 self._forget(client)
             for name in told & self._tenants.keys():
