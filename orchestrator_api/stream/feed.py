@@ -37,7 +37,7 @@ UNHEARD_POLL_SECONDS: Final = 0.05
 """The same while no hints arrive."""
 POLLS_A_SECOND: Final = 100
 """No more in all: with many tenants each of them is looked at less often."""
-GAP_SECONDS: Final = 0.003
+GAP_SECONDS: Final = 0.002
 """Between two looks at a tenant: what many commits tell of is read at once."""
 HELD_BACK_SECONDS: Final = (0.001, 0.05)
 """When to look again at events that wait for an older transaction: first, and later on."""
