@@ -171,12 +171,12 @@ class Client:
                     body: Mapping[str, object] = response.json()
                     return body
             except Unreached as error:
-                if time.monotonic() > until:
+                told = pause > 0
+                pause = max(min(2 * pause or _FIRST_PAUSE_S, _LONGEST_PAUSE_S), error.retry_after_s)
+                if time.monotonic() + pause > until:
                     raise
-                if not pause:
+                if not told:
                     self._tell(f"{error.message}; trying again for {self._patience_s:.0f} s")
-                pause = min(2 * pause or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-                pause = max(pause, error.retry_after_s)
             time.sleep(pause)
 
 

@@ -42,7 +42,7 @@ def refusal(status: int, code: str, *headers: str) -> bytes:
 
 @dataclass(slots=True)
 class Server:
-    """Answers each connection with the next of its answers, then closes it; ``None`` is one without an end."""
+    """Answers each connection with the next answer, then closes it; ``None`` is one without an end."""
 
     answers: list[bytes | None]
     url: str = ""
@@ -154,7 +154,9 @@ def test_what_trying_again_cannot_mend_ends_it(status: int, code: str) -> None:
 
 
 def test_a_start_is_made_again_with_its_key_and_only_until_patience_ends() -> None:
-    with serving(b"", refusal(503, "UNAVAILABLE"), refusal(409, "IDEMPOTENCY_IN_PROGRESS")) as server:
+    close = "Connection: close"
+    answers = (b"", refusal(503, "UNAVAILABLE", close), refusal(409, "IDEMPOTENCY_IN_PROGRESS", close))
+    with serving(*answers) as server:
         told: list[str] = []
         client = Client(server.url, token="x", tenant="acme", patience_s=0.8, tell=told.append)
         with pytest.raises(CommandError, match="IDEMPOTENCY_IN_PROGRESS"):
