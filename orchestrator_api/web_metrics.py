@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from flask import Flask, Request, request
-from prometheus_client import CollectorRegistry, Counter, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -59,6 +59,27 @@ class WebMetrics:
         self._overload = self._counter(
             "orchestrator_http_overload", "Requests refused with 503, since no thread came to them in time."
         )
+        self._streams = Gauge(
+            "orchestrator_streams_open",
+            "Event streams that are open.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        # Whoever had this place before may have died with streams.
+        self._streams.set(0)
+        self._streams_ended = Counter(
+            "orchestrator_streams_ended",
+            "Event streams that have ended, by the code that says why; 0 for a connection that broke.",
+            ["code"],
+            registry=self._registry,
+        )
+        self._ledger_unread = self._counter(
+            "orchestrator_stream_ledger_unread", "Times that the streams could not read the ledger."
+        )
+        self._hints_unheard = self._counter(
+            "orchestrator_stream_hints_unheard",
+            "Times that the streams lost Redis, and looked into the ledger more often instead.",
+        )
         self._odd_methods = self._counter(
             "orchestrator_http_odd_methods", "Requests with methods that HTTP does not have."
         )
@@ -70,6 +91,20 @@ class WebMetrics:
         not_sent.call_on_note(self._not_sent.inc)
         hints_dropped.call_on_note(self._hints_dropped.inc)
         rate_limit_unchecked.call_on_note(self._unchecked.inc)
+
+    def count_streams(self, *, unread: Complaint, unheard: Complaint) -> None:
+        """Count whenever one of these failures is noted."""
+        unread.call_on_note(self._ledger_unread.inc)
+        unheard.call_on_note(self._hints_unheard.inc)
+
+    def stream_opened(self) -> None:
+        """Count a stream that begins."""
+        self._streams.inc()
+
+    def stream_ended(self, code: int | None) -> None:
+        """Count the end of a stream; ``None`` if the connection broke."""
+        self._streams.dec()
+        self._streams_ended.labels(code=str(code or 0)).inc()
 
     def overloaded(self) -> None:
         """Count a request that was refused before the application saw it."""

@@ -82,7 +82,7 @@ def make_application() -> Flask:
             live_logs=LiveLogs(settings.redis_url),
             # A follower holds a thread: the others are for who wants an answer.
             followers=Followers(settings.web_threads // 2),
-            streams=_streams(settings, name),
+            streams=_streams(settings, name, metrics),
             stream_origins=frozenset(settings.stream_origins),
             pools=frozenset(settings.pools),
             rate_limits=limits,
@@ -107,13 +107,14 @@ def rate_limits(settings: Settings) -> RateLimits:
     )
 
 
-def _streams(settings: Settings, name: str) -> Streams:
+def _streams(settings: Settings, name: str, metrics: WebMetrics) -> Streams:
     return Streams(
         Database(settings.database_url, role="orch_api", size=1, application_name=name),
         EventHints(settings.redis_url),
         heartbeat_seconds=settings.stream_heartbeat_ms / 1000,
         most=settings.streams,
         most_of_tenant=settings.streams_per_tenant,
+        metrics=metrics,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self, cast
 from uuid import uuid4
 
@@ -17,6 +19,16 @@ from shared.domain.models import JsonObject
 
 API = "/api/v1/orchestrator"
 _TIMEOUT_S = 10.0
+_RETRIED = frozenset({429, 502, 503, 504})
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
+
+
+class Unreached(CommandError):
+    """There is no server, or none that can answer now: the same call may succeed later."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +63,24 @@ class OutputFile:
 
 
 class Client:
-    """Calls the API as one tenant. Every failure is a CommandError that says what the server said."""
+    """Calls the API as one tenant. Every failure is a CommandError that says what the server said.
 
-    def __init__(self, url: str, *, token: str, tenant: str) -> None:
+    A call is made again and again for ``patience_s`` while the server is out of reach; a change is made
+    once all the same.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str,
+        tenant: str,
+        patience_s: float = 0.0,
+        tell: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """``tell`` hears once of a call that has to be made again."""
+        self._patience_s = patience_s
+        self._tell = tell
         headers = {"Authorization": f"Bearer {token}", "X-Stella-Tenant": tenant}
         # No proxy of the environment: the stack is on this machine.
         self._http = httpx.Client(base_url=url + API, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
@@ -68,9 +95,13 @@ class Client:
         """Publish a DAG version; the same one again changes nothing."""
         self._call("POST", "/dags", content=document)
 
-    def start_run(self, dag_id: str, inputs: JsonObject) -> str:
-        """Start a run of the highest active version; give its id."""
-        return str(self._call("POST", "/runs", json={"dagId": dag_id, "inputs": inputs})["runId"])
+    def start_run(
+        self, dag_id: str, inputs: JsonObject, *, version: str | None = None, run_token: str | None = None
+    ) -> str:
+        """Start a run, of the highest active version when none is named; give its id."""
+        named = {"version": version, "runToken": run_token}
+        more = {name: value for name, value in named.items() if value is not None}
+        return str(self._call("POST", "/runs", json={"dagId": dag_id, "inputs": inputs, **more})["runId"])
 
     def run(self, run_id: str) -> RunView:
         """Read a run and its steps."""
@@ -89,33 +120,64 @@ class Client:
 
     def download(self, sha256: str, target: Path) -> None:
         """Write an artifact to a file."""
-        with self._answer("GET", f"/artifacts/{sha256}") as response, target.open("wb") as file:
+        with self.answer("GET", f"/artifacts/{sha256}") as response, target.open("wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
+
+    @contextmanager
+    def answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: JsonObject | None = None,
+        content: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        silent_s: float = _TIMEOUT_S,
+    ) -> Iterator[httpx.Response]:
+        """Send one request, and lend its answer while it is read; Unreached when it may succeed later."""
+        try:
+            with self._http.stream(
+                method,
+                path,
+                json=json,
+                content=content,
+                params=query,
+                headers=dict(headers),
+                timeout=httpx.Timeout(_TIMEOUT_S, read=silent_s),
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _refusal(f"{method} {path}", response)
+                yield response
+        except httpx.TransportError as error:
+            raise Unreached(f"{method} {path}: {str(error) or type(error).__name__}") from error
+        except httpx.HTTPError as error:
+            raise CommandError(f"{method} {path}: {error}") from error
 
     def _call(
         self, method: str, path: str, *, json: JsonObject | None = None, content: bytes | None = None
     ) -> Mapping[str, object]:
-        with self._answer(method, path, json=json, content=content) as response:
-            response.read()
-            body: Mapping[str, object] = response.json()
-            return body
-
-    @contextmanager
-    def _answer(
-        self, method: str, path: str, *, json: JsonObject | None = None, content: bytes | None = None
-    ) -> Iterator[httpx.Response]:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         if method == "POST":
             headers["Idempotency-Key"] = str(uuid4())
-        try:
-            with self._http.stream(method, path, json=json, content=content, headers=headers) as response:
-                if not response.is_success:
+        until = time.monotonic() + self._patience_s
+        pause = 0.0
+        while True:
+            try:
+                with self.answer(method, path, json=json, content=content, headers=headers) as response:
                     response.read()
-                    raise CommandError(f"{method} {path}: {_why(response)}")
-                yield response
-        except httpx.HTTPError as error:
-            raise CommandError(f"{method} {path}: {error}") from error
+                    body: Mapping[str, object] = response.json()
+                    return body
+            except Unreached as error:
+                told = pause > 0
+                pause = max(min(2 * pause or _FIRST_PAUSE_S, _LONGEST_PAUSE_S), error.retry_after_s)
+                if time.monotonic() + pause > until:
+                    raise
+                if not told:
+                    self._tell(f"{error.message}; trying again for {self._patience_s:.0f} s")
+            time.sleep(pause)
 
 
 def _step(body: Mapping[str, object]) -> StepView:
@@ -134,6 +196,14 @@ def _seconds(started: object, ended: object) -> float | None:
     if not isinstance(started, str) or not isinstance(ended, str):
         return None
     return (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+
+
+def _refusal(call: str, response: httpx.Response) -> CommandError:
+    message = f"{call}: {_why(response)}"
+    if response.status_code in _RETRIED or "IDEMPOTENCY_IN_PROGRESS" in message:
+        after = response.headers.get("Retry-After", "")
+        return Unreached(message, retry_after_s=float(after) if after.isdigit() else 0.0)
+    return CommandError(message)
 
 
 def _why(response: httpx.Response) -> str:

@@ -10,6 +10,7 @@ _COMMANDS = {
     "up": "orchestrator_cli.up:up",
     "demo": "orchestrator_cli.demo:demo",
     "token": "orchestrator_cli.token:token",
+    "run": "orchestrator_cli.run:run",
     "dag": "orchestrator_cli.dag:dag",
     "db": "orchestrator_cli.db:db",
     "ledger": "orchestrator_cli.ledger:ledger",

@@ -20,6 +20,8 @@ T = TypeVar("T")
 PREFIX = "ORCH_"
 STEP_NAMES = frozenset({"ORCH_RUN_ID", "ORCH_STEP_ID", "ORCH_ATTEMPT", "ORCH_OUTPUT_DIR"})
 """What a step's own environment carries: an ``orch`` that a step starts must not trip over it."""
+CLIENT_NAMES = frozenset({"ORCH_URL", "ORCH_TOKEN", "ORCH_TENANT"})
+"""What ``orch run`` takes from the environment, which may be that of a server, too."""
 
 
 class Need(Flag):
@@ -135,7 +137,7 @@ def load_settings(environ: Mapping[str, str], *, need: Need) -> Settings:
     problems = [
         f"{name}: there is no such setting"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in known and name not in STEP_NAMES
+        if name.startswith(PREFIX) and name not in known and name not in STEP_NAMES | CLIENT_NAMES
     ]
     values: dict[str, Any] = {}
     given = {name: text for name in known if (text := environ.get(name, "").strip())}

@@ -26,6 +26,8 @@ class Subscription:
     wanted: StreamFilter
     position: Cursor
     """The client has, or will be sent, all that it wants up to here."""
+    seq: int = 0
+    """Of the one run that it wants, if it wants one: no event up to this one lies behind the position."""
     behind: bool = True
     """It gets its events from the ledger page by page, until it has caught up with those who are live."""
     posted: int = 0

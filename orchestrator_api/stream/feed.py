@@ -37,7 +37,7 @@ UNHEARD_POLL_SECONDS: Final = 0.05
 """The same while no hints arrive."""
 POLLS_A_SECOND: Final = 100
 """No more in all: with many tenants each of them is looked at less often."""
-GAP_SECONDS: Final = 0.003
+GAP_SECONDS: Final = 0.002
 """Between two looks at a tenant: what many commits tell of is read at once."""
 HELD_BACK_SECONDS: Final = (0.001, 0.05)
 """When to look again at events that wait for an older transaction: first, and later on."""
@@ -278,9 +278,9 @@ class Feed:
 
     def _bring_page(self, name: TenantId, of: _Tenant, run_id: RunId | None, group: list[Client]) -> None:
         assert of.live_end is not None
-        start = min(client.subscription.position for client in group)
-        if start < of.live_end:
-            page = events.read_after(self._db, name, start, limit=PAGE, run_id=run_id)
+        first = min((client.subscription for client in group), key=lambda of: of.position)
+        if first.position < of.live_end:
+            page = events.read_after(self._db, name, first.position, limit=PAGE, run_id=run_id, seq=first.seq)
             if page.whole:
                 # Only a PostgreSQL that has lost transactions is behind what it said before.
                 of.live_end = min(of.live_end, page.end)
@@ -290,6 +290,8 @@ class Feed:
                 if client.subscription.position < page.end:
                     blob = batched.blob_for(client)
                     client.subscription.position = page.end
+                    if run_id is not None and page.events:
+                        client.subscription.seq = page.events[-1].seq
                     if blob is not None:
                         client.subscription.posted += len(blob.data)
                         posts.append((client, blob))

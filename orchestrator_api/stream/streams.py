@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 
 import structlog
 
@@ -13,9 +12,9 @@ from orchestrator_api.stream.client import Client
 from orchestrator_api.stream.feed import Feed
 from orchestrator_api.stream.hub import Hub
 from orchestrator_api.stream.wire import CloseCode
+from orchestrator_api.web_metrics import WebMetrics
 from shared.domain.models import TenantId
 from shared.errors import TenantStreamsExceeded, Unavailable
-from shared.messaging.complaint import Complaint
 from shared.messaging.event_hints import EventHints
 from shared.store.db import Database
 
@@ -33,6 +32,7 @@ class Streams:
         heartbeat_seconds: float,
         most: int,
         most_of_tenant: int,
+        metrics: WebMetrics,
     ) -> None:
         self._most = most
         self._most_of_tenant = most_of_tenant
@@ -41,13 +41,8 @@ class Streams:
         self._closing = False
         self._hub = Hub(heartbeat_seconds=heartbeat_seconds, room=self._room, gone=self._gone)
         self._feed = Feed(db, hints, self._hub)
-        self.opened: Callable[[], None] = lambda: None
-        self.ended: Callable[[CloseCode | None], None] = lambda _code: None
-
-    @property
-    def complaints(self) -> tuple[Complaint, Complaint]:
-        """Tell how often the ledger could not be read, and how often no hints could be heard."""
-        return self._feed.unread, self._feed.unheard
+        self._metrics = metrics
+        metrics.count_streams(unread=self._feed.unread, unheard=self._feed.unheard)
 
     def enter(self, tenant: TenantId) -> None:
         """Take a place, which ``leave`` gives back until ``adopt`` has been called.
@@ -75,7 +70,7 @@ class Streams:
     def adopt(self, client: Client) -> None:
         """Serve a client that has a place, until its end. Its head is sent, and its socket ours."""
         LOGGER.debug("stream_begins", tenant=client.subscription.tenant, trace_id=client.trace_id)
-        self.opened()
+        self._metrics.stream_opened()
         self._hub.add(client)
         self._feed.add(client)
 
@@ -94,7 +89,7 @@ class Streams:
     def _gone(self, client: Client, code: CloseCode | None) -> None:
         self._feed.remove(client)
         self.leave(client.subscription.tenant)
-        self.ended(code)
+        self._metrics.stream_ended(code)
         LOGGER.info(
             "stream_ended",
             trace_id=client.trace_id,

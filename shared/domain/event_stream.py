@@ -43,6 +43,12 @@ class StreamedEvent(NamedTuple):
     cursor: Cursor
     line: str
 
+    @property
+    def seq(self) -> int:
+        """Read its number within the run."""
+        begin = self.line.index('"seq":') + 6
+        return int(self.line[begin : self.line.index(",", begin)])
+
     def to_line(self) -> str:
         """Write the line with its cursor, as canonical JSON: without that member it is the ledger's again."""
         return self.line.replace('"dagId":', f'"cursor":"{self.cursor}","dagId":', 1)

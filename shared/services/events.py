@@ -18,9 +18,11 @@ def list_all(db: Database, tenant: TenantId, run_id: RunId) -> list[Event]:
 
 
 def read_after(
-    db: Database, tenant: TenantId, after: Cursor, *, limit: int, run_id: RunId | None = None
+    db: Database, tenant: TenantId, after: Cursor, *, limit: int, run_id: RunId | None = None, seq: int = 0
 ) -> EventPage:
     """Read at most ``limit`` events behind ``after``: all of the tenant's, or those of one run.
+
+    Who knows that none of the run's up to ``seq`` lie behind it saves reading them.
 
     Whoever goes on from the end of each page gets every event once, those of a run in the order of
     their ``seq``, whatever commits late: an event is given only when no transaction that is older than
@@ -29,7 +31,7 @@ def read_after(
     with db.statement(tenant) as cur:
         if run_id is None:
             return store.read_after(cur, tenant, after, limit=limit)
-        return store.read_run_after(cur, tenant, run_id, after, limit=limit)
+        return store.read_run_after(cur, tenant, run_id, after, seq=seq, limit=limit)
 
 
 def present(db: Database, tenant: TenantId) -> Cursor:

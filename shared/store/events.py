@@ -49,9 +49,15 @@ def read_after(cur: DbCursor, tenant: TenantId, after: Cursor, *, limit: int) ->
     return _page(cur.fetchall(), after, limit)
 
 
-def read_run_after(cur: DbCursor, tenant: TenantId, run_id: RunId, after: Cursor, *, limit: int) -> EventPage:
-    """Read the events of one run behind ``after``; ``held_back`` tells nothing here."""
-    cur.execute(_SQL["read_run_after"], {**_behind(tenant, after, limit), "run_id": str(run_id)})
+def read_run_after(
+    cur: DbCursor, tenant: TenantId, run_id: RunId, after: Cursor, *, seq: int, limit: int
+) -> EventPage:
+    """Read the events of one run behind ``after``; ``held_back`` tells nothing here.
+
+    No event up to ``seq`` lies behind it; 0, if nothing is known of that.
+    """
+    wanted = {**_behind(tenant, after, limit), "run_id": str(run_id), "seq": seq}
+    cur.execute(_SQL["read_run_after"], wanted)
     return _page(cur.fetchall(), after, limit)
 
 

@@ -232,6 +232,36 @@ MUTANTS = (
         red="tests/integration/ledger/test_deadlines.py",
     ),
     Mutant(
+        name="events of a run change places",
+        where="orch.record",
+        old="greatest(pg_current_xact_id(), r.event_xid)",
+        new="pg_current_xact_id()",
+        red=f"{LEDGER}/test_event_order.py",
+    ),
+    Mutant(
+        name="events are read that a late commit would stand before",
+        where="shared/store/sql/events.sql",
+        old="< pg_snapshot_xmin(pg_current_snapshot())\n    ORDER BY e.xid",
+        new="< pg_snapshot_xmax(pg_current_snapshot())\n    ORDER BY e.xid",
+        red=f"{LEDGER}/test_event_order.py",
+    ),
+    Mutant(
+        name="a cursor ends behind the other events of its transaction",
+        where="shared/store/sql/events.sql",
+        old="(e.xid, e.event_id) > (%(xid)s::text::xid8, %(event_id)s)\n        AND e.xid < pg_snapshot_xmin"
+        "(pg_current_snapshot())\n    ORDER BY e.xid",
+        new="e.xid > %(xid)s::text::xid8 AND %(event_id)s >= 0\n        AND e.xid < pg_snapshot_xmin"
+        "(pg_current_snapshot())\n    ORDER BY e.xid",
+        red=f"{LEDGER}/test_event_order.py",
+    ),
+    Mutant(
+        name="a stream outlives its token",
+        where="orchestrator_api/stream/hub.py",
+        old="elif client.expires_at <= time.time():",
+        new="elif client.expires_at <= 0:",
+        red="tests/integration/api/test_stream.py",
+    ),
+    Mutant(
         name="a token needs no expiry",
         where="orchestrator_api/auth.py",
         old='options={"require": ["sub", "iss", "aud", "exp"], "verify_exp": False}',

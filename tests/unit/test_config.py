@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator_cli.data_folder import DataFolder
 from orchestrator_cli.options import UpOptions
 from orchestrator_cli.stack import own_settings
-from shared.config import STEP_NAMES, ConfigError, Need, load_settings, variables
+from shared.config import CLIENT_NAMES, STEP_NAMES, ConfigError, Need, load_settings, variables
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 ROW = re.compile(
@@ -62,7 +62,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_what_a_step_finds_in_its_environment_is_tolerated() -> None:
-    assert load_settings(dict.fromkeys(STEP_NAMES, "x"), need=Need.NOTHING) == load_settings(
+    assert load_settings(dict.fromkeys(STEP_NAMES | CLIENT_NAMES, "x"), need=Need.NOTHING) == load_settings(
         {}, need=Need.NOTHING
     )
 

@@ -28,7 +28,8 @@ UNION ALL
 );
 
 -- name: read_run_after
--- The same of one run, whose events come in the order of their seq, whatever else the tenant has.
+-- The same of one run, whose events come in the order of their seq, whatever else the tenant has. What lies
+-- before a known seq is not read once more.
 SELECT
     pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xid, NULL::bigint AS event_id, NULL AS line,
     FALSE AS more
@@ -37,7 +38,7 @@ UNION ALL
     SELECT e.xid::text::bigint, e.event_id, e.line, NULL
     FROM orch.events AS e
     WHERE
-        e.tenant = %(tenant)s AND e.run_id = %(run_id)s
+        e.tenant = %(tenant)s AND e.run_id = %(run_id)s AND e.seq > %(seq)s
         AND (e.xid, e.event_id) > (%(xid)s::text::xid8, %(event_id)s)
         AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY e.seq

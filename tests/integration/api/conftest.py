@@ -23,6 +23,7 @@ from orchestrator_api.parts import Parts
 from orchestrator_api.queue_probe import queue_probe
 from orchestrator_api.rate_limit import RateLimits
 from orchestrator_api.stream.streams import Streams
+from orchestrator_api.web_metrics import WebMetrics
 from shared.artifacts import open_store
 from shared.config import Settings
 from shared.domain.models import JsonObject, Outcome, RunId, TenantId, WorkerId
@@ -139,6 +140,7 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
     db_of_all = Database(database_url, role="orch_service", size=2, application_name="test-service")
     celery = make_celery(Settings(redis_url=redis_url))
     dispatcher = Dispatcher(db, celery)
+    metrics = WebMetrics()
     parts = Parts(
         db=db,
         db_of_streams=db_of_streams,
@@ -153,10 +155,16 @@ def running(folder: Path, signer: Signer, database_url: str, redis_url: str) -> 
         live_logs=LiveLogs(redis_url),
         followers=Followers(2),
         streams=Streams(
-            db_of_streams, EventHints(redis_url), heartbeat_seconds=15, most=100, most_of_tenant=50
+            db_of_streams,
+            EventHints(redis_url),
+            heartbeat_seconds=15,
+            most=100,
+            most_of_tenant=50,
+            metrics=metrics,
         ),
         pools=frozenset({"default", "gpu"}),
         rate_limits=RateLimits(redis_url, overall=60_000),
+        metrics=metrics,
     )
     yield Api(app=create_app(parts), parts=parts, signer=signer).as_("acme")
     dispatcher.close()

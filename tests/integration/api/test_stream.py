@@ -443,6 +443,23 @@ def test_no_thread_is_held_and_requests_are_served_beside_streams(
         ws.close()
 
 
+def test_streams_are_counted(web: Web, signer: Signer, tenant: str) -> None:
+    def open_now() -> float:
+        token = signer.token({"tenant": None, "tenants": ["*"]})
+        headers = {"Authorization": f"Bearer {token}", "X-Stella-Tenant": "*"}
+        page = httpx.get(f"{address(web)}{BASE}/admin/metrics", headers=headers).text
+        assert "orchestrator_stream_ledger_unread_total 0.0" in page
+        (line,) = (line for line in page.splitlines() if line.startswith("orchestrator_streams_open "))
+        return float(line.split()[1])
+
+    eventually(lambda: open_now() == 0)
+    sockets = [open_socket(web, signer, tenant) for _ in range(3)]
+    eventually(lambda: open_now() == 3)
+    for ws in sockets:
+        ws.close()
+    eventually(lambda: open_now() == 0)
+
+
 def test_an_answer_without_chunks_ends_with_its_connection(
     web: Web, signer: Signer, rest: Rest, tenant: str
 ) -> None:

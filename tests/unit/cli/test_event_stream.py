@@ -1,0 +1,164 @@
+"""The client of the stream goes on where it was, whatever the server does; here it is one that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from orchestrator_cli import event_stream
+from orchestrator_cli.client import Client
+from orchestrator_cli.errors import CommandError
+from orchestrator_cli.event_stream import EventStream
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Stream-Cursor: 7.0\r\n\r\n"
+END = b"0\r\n\r\n"
+
+
+def chunk(text: str) -> bytes:
+    return f"{len(text):x}\r\n{text}\r\n".encode()
+
+
+def event(number: int) -> str:
+    return json.dumps({"cursor": f"8.{number}", "seq": number})
+
+
+def lines(*numbers: int) -> bytes:
+    return chunk("".join(event(number) + "\n" for number in numbers))
+
+
+def refusal(status: int, code: str, *headers: str) -> bytes:
+    body = json.dumps({"error": {"code": code, "message": "no", "trace_id": "0" * 32}})
+    head = "\r\n".join([f"HTTP/1.1 {status} No", f"Content-Length: {len(body)}", *headers])
+    return f"{head}\r\n\r\n{body}".encode()
+
+
+@dataclass(slots=True)
+class Server:
+    """Answers each connection with the next answer, then closes it; ``None`` is one without an end."""
+
+    answers: list[bytes | None]
+    url: str = ""
+    asked: list[dict[str, list[str]]] = field(default_factory=list)
+
+    def serve(self, listener: socket.socket) -> None:
+        for answer in self.answers:
+            connection, _ = listener.accept()
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += connection.recv(65_536)
+                self.asked.append(parse_qs(urlsplit(head.split(b" ")[1].decode()).query))
+                if answer is None:
+                    connection.sendall(HEAD)
+                    assert connection.recv(1) == b"", "the client is to close it"
+                else:
+                    connection.sendall(answer)
+
+
+@contextmanager
+def serving(*answers: bytes | None) -> Iterator[Server]:
+    server = Server(list(answers))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.serve, args=(listener,), daemon=True)
+        thread.start()
+        yield server
+        thread.join(5)
+        assert not thread.is_alive(), "not all answers were asked for"
+
+
+def follow(
+    server: Server, *, after: str | None = None, told: list[str] | None = None, silent_s: float = 5.0
+) -> Iterator[str]:
+    client = Client(server.url, token="x", tenant="acme")
+    heard: list[str] = [] if told is None else told
+    return iter(EventStream(client, {"runId": "r"}, after=after, silent_s=silent_s, tell=heard.append))
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_PAUSES_S", (0.01, 0.05))
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lines(1, 2),
+        lines(1, 2) + END,
+        lines(1, 2) + b"ff\r\n" + event(3)[:10].encode(),
+        lines(1) + lines(2) + chunk(event(3)[:12]),
+        lines(1) + lines(2) + chunk(event(3)[:12]) + END,
+        lines(1, 2) + chunk("\n") + b"nonsense",
+    ],
+)
+def test_each_line_comes_once_wherever_the_connection_is_cut(cut: bytes) -> None:
+    told: list[str] = []
+    with serving(HEAD + cut, HEAD + lines(3)) as server:
+        assert list(islice(follow(server, told=told), 3)) == [event(1), event(2), event(3)]
+    assert server.asked == [{"runId": ["r"]}, {"runId": ["r"], "after": ["8.2"]}]
+    assert len(told) == 2
+    assert told[1] == "the stream goes on"
+
+
+def test_before_the_first_line_it_goes_on_from_where_the_stream_began() -> None:
+    with serving(HEAD, refusal(503, "UNAVAILABLE"), HEAD + lines(1)) as server:
+        assert next(follow(server)) == event(1)
+    assert [query.get("after") for query in server.asked] == [None, ["7.0"], ["7.0"]]
+
+
+def test_a_place_to_begin_at_is_kept_until_a_line_has_come() -> None:
+    with serving(HEAD + chunk("\n"), HEAD + lines(1)) as server:
+        assert next(follow(server, after="0")) == event(1)
+    assert [query["after"] for query in server.asked] == [["0"], ["0"]]
+
+
+def test_heartbeats_are_no_lines() -> None:
+    with serving(HEAD + chunk("\n") + lines(1) + chunk("\n") + chunk("\n") + lines(2)) as server:
+        assert list(islice(follow(server), 2)) == [event(1), event(2)]
+
+
+def test_a_server_that_falls_silent_is_left() -> None:
+    told: list[str] = []
+    with serving(None, HEAD + lines(1)) as server:
+        assert next(follow(server, told=told, silent_s=0.2)) == event(1)
+    assert "ReadTimeout" in told[0]
+
+
+def test_it_waits_as_long_as_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("orchestrator_cli.event_stream.time.sleep", slept.append)
+    limited = refusal(429, "RATE_LIMITED", "Retry-After: 3")
+    with serving(limited, HEAD + lines(1)) as server:
+        assert next(follow(server)) == event(1)
+    assert slept == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "INVALID_ARGUMENT"), (401, "UNAUTHENTICATED"), (403, "INSUFFICIENT_SCOPE"), (404, "NOT_FOUND")],
+)
+def test_what_trying_again_cannot_mend_ends_it(status: int, code: str) -> None:
+    with serving(HEAD + lines(1), refusal(status, code)) as server:
+        stream = follow(server)
+        assert next(stream) == event(1)
+        with pytest.raises(CommandError, match=f"{status} {code}: no"):
+            next(stream)
+
+
+def test_a_start_is_made_again_with_its_key_and_only_until_patience_ends() -> None:
+    close = "Connection: close"
+    answers = (b"", refusal(503, "UNAVAILABLE", close), refusal(409, "IDEMPOTENCY_IN_PROGRESS", close))
+    with serving(*answers) as server:
+        told: list[str] = []
+        client = Client(server.url, token="x", tenant="acme", patience_s=0.8, tell=told.append)
+        with pytest.raises(CommandError, match="IDEMPOTENCY_IN_PROGRESS"):
+            client.start_run("plan", {})
+        assert len(told) == 1
