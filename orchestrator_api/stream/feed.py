@@ -246,7 +246,8 @@ class Feed:
             if blob is not None and client.pending + len(blob.data) > BUFFER_BYTES:
                 client.subscription.behind = True
                 continue
-            client.subscription.position = batch[-1].cursor
+            # One that has come from a server that was ahead of this one keeps its place.
+            client.subscription.position = max(client.subscription.position, batch[-1].cursor)
             if blob is not None:
                 client.subscription.posted += len(blob.data)
                 posts.append((client, blob))
@@ -281,15 +282,14 @@ class Feed:
         first = min((client.subscription for client in group), key=lambda of: of.position)
         if first.position < of.live_end:
             page = events.read_after(self._db, name, first.position, limit=PAGE, run_id=run_id, seq=first.seq)
-            if page.whole:
-                # Only a PostgreSQL that has lost transactions is behind what it said before.
-                of.live_end = min(of.live_end, page.end)
+            # It was read after the place where those who are live stand.
+            end = max(page.end, of.live_end) if page.whole else page.end
             batched = _Batch(page.events, self._encoder)
             posts: list[Post] = []
             for client in group:
-                if client.subscription.position < page.end:
+                if client.subscription.position < end:
                     blob = batched.blob_for(client)
-                    client.subscription.position = page.end
+                    client.subscription.position = end
                     if run_id is not None and page.events:
                         client.subscription.seq = page.events[-1].seq
                     if blob is not None:

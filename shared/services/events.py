@@ -37,4 +37,4 @@ def read_after(
 def present(db: Database, tenant: TenantId) -> Cursor:
     """Give the place from which on a reader gets every event that is committed from now on."""
     with db.statement(tenant) as cur:
-        return store.present(cur)
+        return store.present(cur, tenant)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.domain.event_stream import Cursor, StreamedEvent
+from shared.domain.event_stream import START, Cursor, StreamedEvent
 from shared.domain.models import RunId, Sha256, TenantId
 from shared.store.db import Cursor as DbCursor
-from shared.store.db import Row, one
+from shared.store.db import Row
 from shared.store.queries import load
 
 _SQL = load("events")
@@ -26,9 +26,9 @@ class Event:
 class EventPage:
     """Events in the order of their cursors.
 
-    ``end``: where to read on from. ``whole``: there is no other event before the end, which then is the
-    present, as far as no transaction under way can write before it. ``held_back``: there are
-    events already that must wait for an older transaction.
+    ``end``: where to read on from, never a place that no event has: after a crash PostgreSQL gives the ids of
+    transactions once more that it had not yet written down. ``whole``: there was no other event
+    that readers may have. ``held_back``: there are events already that must wait for an older transaction.
     """
 
     events: list[StreamedEvent]
@@ -61,10 +61,11 @@ def read_run_after(
     return _page(cur.fetchall(), after, limit)
 
 
-def present(cur: DbCursor) -> Cursor:
-    """Give the place behind all that no transaction under way can write before."""
-    cur.execute(_SQL["present"])
-    return Cursor(one(cur.fetchone())[0], 0)
+def present(cur: DbCursor, tenant: TenantId) -> Cursor:
+    """Give the place of the tenant's last event that readers may have."""
+    cur.execute(_SQL["present"], {"tenant": tenant})
+    row = cur.fetchone()
+    return START if row is None else Cursor(row[0], row[1])
 
 
 def _behind(tenant: TenantId, after: Cursor, limit: int) -> dict[str, object]:
@@ -73,8 +74,6 @@ def _behind(tenant: TenantId, after: Cursor, limit: int) -> dict[str, object]:
 
 def _page(rows: list[Row], after: Cursor, limit: int) -> EventPage:
     events = [StreamedEvent(Cursor(row[0], row[1]), row[2]) for row in rows if row[2] is not None]
-    horizon, held_back = next((row[0], row[3]) for row in rows if row[2] is None)
-    whole = len(events) < limit
-    # Events are numbered from 1: this place is before all that the oldest transaction may write.
-    end = max(after, Cursor(horizon, 0)) if whole else events[-1].cursor
-    return EventPage(events=events, end=end, whole=whole, held_back=held_back)
+    end = events[-1].cursor if events else after
+    held_back = any(row[3] for row in rows)
+    return EventPage(events=events, end=end, whole=len(events) < limit, held_back=held_back)

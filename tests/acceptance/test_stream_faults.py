@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,11 +24,12 @@ import pytest
 from shared.domain.event_stream import Cursor
 from shared.domain.hashing import hash_json
 from shared.ids import new_run_id
-from tests.chaos.fault import UNREACHABLE, Fault, Target
+from shared.store.db import one
+from tests.chaos.fault import UNREACHABLE, Fault, Target, frozen, with_all_below
 from tests.chaos.faults import FAULTS
 from tests.support.eventually import eventually
 from tests.support.failpoints import Failpoints
-from tests.support.rest import Rest
+from tests.support.rest import Document, Rest
 from tests.support.site import Site, running_site
 from tests.support.stream_client import Source, Way
 from tests.support.stream_follower import Follower
@@ -40,6 +42,8 @@ HELD_OPEN_S = (0.5, 4.0)
 RUNS_A_FAULT = 70
 """So many are started from one fault to the next."""
 GETS_ALL_WITHIN_S = 20.0
+EVENTS_OF_A_RUN = 5
+"""It began, its one step was queued, ran, succeeded, it completed."""
 CHAOS = (
     "API master killed",
     "API process killed",
@@ -62,6 +66,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield running
         running.await_health()
         running.check()
+
+
+def target_of(site: Site, folder: Path, random: Random) -> Target:
+    return Target(
+        site=site, failpoints=Failpoints(folder=folder / "failpoints"), random=random, small_disks=()
+    )
 
 
 @dataclass(kw_only=True)
@@ -116,10 +126,16 @@ class Load:
 
 
 def publish(site: Site) -> None:
-    plain = [{"id": name, "uses": "noop"} for name in "abcd"]
+    plain: list[Document] = [{"id": name, "uses": "noop"} for name in "abcd"]
     # With no inputs there is no ``n``: the first step ends with an error of its expression.
-    fails = [{"id": "asks", "uses": "noop", "when": "inputs.n > 0"}, {"id": "never", "uses": "noop"}]
-    naps = [{"id": "nap", "uses": "sleep", "with": {"ms": 300}}, {"id": "after", "uses": "noop"}]
+    fails: list[Document] = [
+        {"id": "asks", "uses": "noop", "when": "inputs.n > 0"},
+        {"id": "never", "uses": "noop"},
+    ]
+    naps: list[Document] = [
+        {"id": "nap", "uses": "sleep", "with": {"ms": 300}},
+        {"id": "after", "uses": "noop"},
+    ]
     for tenant in TENANTS:
         with site.rest(tenant) as rest:
             rest.publish("plain", plain, "a>b", "a>c", "b>d", "c>d")
@@ -240,9 +256,7 @@ def check_followed(target: Target, follower: Follower, tenant: str) -> int:
     wanted = [line for line in ledger if follower.query.items() <= json.loads(line).items()]
     # What is missing then, if anything, is said below.
     with suppress(AssertionError):
-        eventually(
-            lambda: follower.check_alive() or len(follower.lines) >= len(wanted), within=GETS_ALL_WITHIN_S
-        )
+        eventually(lambda: follower.has(len(wanted)), within=GETS_ALL_WITHIN_S)
     got = [line.hashed for line in follower.lines]
     missing, extra = Counter(wanted) - Counter(got), Counter(got) - Counter(wanted)
     assert not missing and not extra, (
@@ -265,9 +279,7 @@ def test_each_client_gets_each_event_once_whatever_fails(
     seed = request.config.getoption("--stream-seed") or f"{time.time_ns():x}"
     show(f"--stream-seed {seed}")
     random = Random(seed)
-    target = Target(
-        site=site, failpoints=Failpoints(folder=tmp_path / "failpoints"), random=random, small_disks=()
-    )
+    target = target_of(site, tmp_path, random)
     publish(site)
     load = Load(site=site, random=random, runs=runs // len(TENANTS))
     followers = followers_of(site, random)
@@ -308,3 +320,70 @@ def _with_tenants(followers: list[Follower]) -> Iterator[tuple[Follower, str]]:
     each = len(followers) // len(TENANTS)
     for number, follower in enumerate(followers):
         yield follower, TENANTS[number // each]
+
+
+def test_events_are_not_missed_when_a_crash_takes_ids_of_transactions_back(
+    site: Site, tmp_path: Path
+) -> None:
+    """What PostgreSQL has not written down yet when it dies, has never been; the ids are given once more."""
+    target = target_of(site, tmp_path, Random(0))
+    with target.postgres() as cur:
+        # Nothing but a commit that is waited for writes anything down.
+        cur.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        cur.execute("ALTER SYSTEM SET autovacuum = 'off'")
+    site.kill_and_await_next("postgres", SIGINT)
+    site.await_health()
+    source = Source(url=site.stack.url, token=site.token("north"), tenant="north")
+    writers = [each for name in ("sweeper", *site.workers()) for each in with_all_below(target.program(name))]
+    with site.rest("north") as rest, ExitStack() as stack:
+        rest.publish("plain", [{"id": "a", "uses": "noop"}])
+        rest.ended(rest.start("plain"))
+        live = [stack.enter_context(Follower(source, way)) for way in Way]
+        eventually(lambda: all(len(each.lines) == EVENTS_OF_A_RUN for each in live))
+        with contextmanager(frozen)(writers):
+            before = forget_transactions(target)
+            late = stack.enter_context(Follower(source, Way.HTTP, after=None))
+            eventually(lambda: late.began_at is not None)
+            eventually(partial(streams_have_looked_since, target, before[1]))
+            site.kill_and_await_next("postgres")
+            eventually(partial(answers, target))
+            assert next_transaction(target) < before[0]
+        site.await_health()
+        run_id = rest.start("plain")
+        rest.ended(run_id)
+        for follower in (*live, late):
+            eventually(partial(follower.has, EVENTS_OF_A_RUN * (1 if follower is late else 2)))
+            assert len([line for line in follower.lines if run_id in line]) == EVENTS_OF_A_RUN
+
+
+def forget_transactions(target: Target) -> tuple[int, datetime]:
+    """Have a thousand transactions take ids and change nothing; give the next id, and the time."""
+    with target.postgres() as cur:
+        for _ in range(1_000):
+            cur.execute("BEGIN; SELECT pg_current_xact_id(); ROLLBACK")
+        cur.execute("SELECT clock_timestamp()")
+        (now,) = one(cur.fetchone())
+    return next_transaction(target), now
+
+
+def next_transaction(target: Target) -> int:
+    with target.postgres() as cur:
+        cur.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        return int(one(cur.fetchone())[0])
+
+
+def streams_have_looked_since(target: Target, when: datetime) -> bool:
+    """Tell whether the web process has looked for new events since then."""
+    with target.postgres() as cur:
+        cur.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE query_start > %s"
+            " AND application_name = 'orchestrator-web' AND query LIKE '%% AS held_back%%'",
+            (when,),
+        )
+        return int(one(cur.fetchone())[0]) > 0
+
+
+def answers(target: Target) -> bool:
+    with suppress(*UNREACHABLE), target.postgres():
+        return True
+    return False

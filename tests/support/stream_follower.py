@@ -73,10 +73,11 @@ class Follower:
         if self._failure is not None:
             raise self._failure
 
-    def check_alive(self) -> None:
-        """Raise what ended the thread, if anything did."""
+    def has(self, count: int) -> bool:
+        """Tell whether so many lines have come; raise what ended the thread, if anything did."""
         if self._failure is not None:
             raise self._failure
+        return len(self.lines) >= count
 
     def _follow(self) -> None:
         pauses = self._random or Random(0)
