@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,9 @@ from tests.support.web import BASE, Web, serving
 
 HISTORY = 30_000
 """About 10 MB of lines, more than any buffer on the way may hold."""
+FLOOD = 3_000
+SLOW_S = 12
+"""Longer than a client that reads nothing is given."""
 STREAM = f"{BASE}/runs/stream"
 
 
@@ -70,10 +77,10 @@ def open_socket(web: Web, query: str = "", **options: Any) -> ClientConnection:
     return opened
 
 
-def small_socket(web: Web) -> socket.socket:
+def small_socket(web: Web, *, receive_buffer: int = 65_536) -> socket.socket:
     """Connect with a small receive buffer, so that the kernel takes little for who does not read."""
     sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(web.address)
     return sock
 
@@ -149,6 +156,92 @@ def test_a_slow_client_gets_everything_at_its_own_pace(web: Web, rest: Rest, old
     assert time.monotonic() - began > 8
 
 
+def test_a_client_that_reads_ten_kilobytes_a_second_is_not_taken_for_one_that_does_not_read(
+    web: Web, rest: Rest, old_run: str
+) -> None:
+    """With a buffer that shows: else TCP itself would tell for ten seconds that nothing is read."""
+    ended = len(web.lines("stream_ended"))
+    with small_socket(web, receive_buffer=16_384) as sock:
+        request = web.head("GET", f"/runs/stream?after=0&runId={old_run}")
+        sock.sendall(request.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n")
+        answer = b""
+        for _ in range(SLOW_S * 10):
+            answer += sock.recv(1_024)
+            # The pace is what is tried here.
+            time.sleep(0.1)
+        assert len(web.lines("stream_ended")) == ended
+        while answer.count(b"\n") < HISTORY:
+            answer += sock.recv(65_536)
+    _, _, body = answer.partition(b"\r\n\r\n")
+    seqs = [json.loads(line)["seq"] for line in body.split(b"\n")[:-1] if line]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+READER = """
+import sys, urllib.request
+request = urllib.request.Request(sys.argv[1], headers=dict(line.split(": ", 1) for line in sys.argv[2:]))
+with urllib.request.urlopen(request, timeout=30) as response:
+    print(response.headers["X-Stream-Cursor"], flush=True)
+    for line in response:
+        print(line.decode().strip(), flush=True)
+"""
+
+
+def test_a_client_that_is_frozen_for_a_while_has_missed_nothing(web: Web, rest: Rest) -> None:
+    url = f"http://{web.address[0]}:{web.address[1]}{STREAM}"
+    command = [sys.executable, "-c", READER, url, *(f"{name}: {text}" for name, text in headers(web).items())]
+    with (
+        open_socket(web) as other,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client,
+    ):
+        assert client.stdout is not None
+        assert client.stdout.readline()
+        delays(web, rest, other, 2)
+        seen = _events_of(client, 4)
+        client.send_signal(signal.SIGSTOP)
+        assert delays(web, rest, other, 30)[-1] < 0.5
+        client.send_signal(signal.SIGCONT)
+        seen += _events_of(client, 60)
+        client.terminate()
+    assert len({(event["runId"], event["seq"]) for event in seen}) == 64
+    assert len({event["runId"] for event in seen}) == 32
+
+
+def _events_of(client: subprocess.Popen[str], count: int) -> list[dict[str, Any]]:
+    assert client.stdout is not None
+    found: list[dict[str, Any]] = []
+    heartbeats = 0
+    while len(found) < count:
+        line = client.stdout.readline()
+        assert line, "the client has ended"
+        if line.strip():
+            found.append(json.loads(line))
+        else:
+            heartbeats += 1
+            assert heartbeats < 60, f"{count - len(found)} events do not come"
+    return found
+
+
+@pytest.mark.parametrize(("size", "code"), [(60_000, 1009), (1_000, 1008)])
+def test_a_flood_from_a_client_ends_its_stream_and_is_not_kept(
+    web: Web, rest: Rest, size: int, code: int, show: Callable[[str], None]
+) -> None:
+    ended, memory = len(web.lines("stream_ended")), memory_kb(web)
+    # The mask is zero, so that the message is as it reads.
+    message = b"\x81\xfe" + size.to_bytes(2, "big") + bytes(4) + b"x" * size
+    sent = 0
+    with open_socket(web) as ws:
+        with suppress(OSError):
+            for _ in range(FLOOD):
+                ws.socket.sendall(message)
+                sent += 1
+        eventually(lambda: len(web.lines("stream_ended")) > ended, within=10)
+    assert web.lines("stream_ended")[-1]["code"] == code
+    grown = memory_kb(web) - memory
+    show(f"{sent} of {FLOOD} messages of {size} bytes were sent; memory +{grown} kB")
+    assert grown < 10_000
+
+
 def test_many_replay_the_past_at_once_in_little_memory(
     web: Web, rest: Rest, old_run: str, show: Callable[[str], None]
 ) -> None:
@@ -160,7 +253,8 @@ def test_many_replay_the_past_at_once_in_little_memory(
         url = f"http://{web.address[0]}:{web.address[1]}{STREAM}?after=0&runId={old_run}"
         with httpx.stream("GET", url, headers=headers(web), timeout=10) as response:
             for piece in response.iter_raw():
-                count += piece.count(b'"cursor"')
+                # One closes each line, and a single byte is never split between two pieces.
+                count += piece.count(b"}")
                 peak.append(max(peak[-1], memory_kb(web)))
                 if count >= HISTORY + 2:
                     break
