@@ -217,7 +217,8 @@ class Feed:
             of.look_at = time.monotonic() + POLL_SECONDS
             return
         page = events.read_after(self._db, name, of.live_end, limit=PAGE)
-        of.live_end = page.end
+        if page.events:
+            of.live_end = page.events[-1].cursor
         of.looked = now = time.monotonic()
         if not page.whole:
             of.look_at = now
@@ -267,7 +268,7 @@ class Feed:
                 if client.has_room:
                     groups[client.subscription.wanted.run_id].append(client)
             if groups and (of.live_end is None or not of.live):
-                of.live_end = events.present(self._db, name)
+                of.live_end = events.last(self._db, name)
             for run_id, group in groups.items():
                 self._bring_page(name, of, run_id, group)
                 if time.monotonic() > until:
@@ -281,15 +282,16 @@ class Feed:
         first = min((client.subscription for client in group), key=lambda of: of.position)
         if first.position < of.live_end:
             page = events.read_after(self._db, name, first.position, limit=PAGE, run_id=run_id, seq=first.seq)
+            end = page.events[-1].cursor if page.events else first.position
             if page.whole:
-                # Only a PostgreSQL that has lost transactions is behind what it said before.
-                of.live_end = min(of.live_end, page.end)
+                # Of what is wanted here there is no more, up to where those who are live stand.
+                end = max(end, of.live_end)
             batched = _Batch(page.events, self._encoder)
             posts: list[Post] = []
             for client in group:
-                if client.subscription.position < page.end:
+                if client.subscription.position < end:
                     blob = batched.blob_for(client)
-                    client.subscription.position = page.end
+                    client.subscription.position = end
                     if run_id is not None and page.events:
                         client.subscription.seq = page.events[-1].seq
                     if blob is not None:

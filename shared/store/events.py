@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.domain.event_stream import Cursor, StreamedEvent
+from shared.domain.event_stream import START, Cursor, StreamedEvent
 from shared.domain.models import RunId, Sha256, TenantId
 from shared.store.db import Cursor as DbCursor
-from shared.store.db import Row, one
+from shared.store.db import Row
 from shared.store.queries import load
 
 _SQL = load("events")
@@ -26,15 +26,13 @@ class Event:
 class EventPage:
     """Events in the order of their cursors.
 
-    ``end``: where to read on from. ``whole``: there is no other event before the end, which then is the
-    present, as far as no transaction under way can write before it. ``held_back``: there are
-    events already that must wait for an older transaction.
+    ``whole``: there was no other event behind the place that was asked for, as far as no transaction under
+    way can write before it. ``held_back``: there are events already that must wait for an older transaction.
     """
 
     events: list[StreamedEvent]
-    end: Cursor
     whole: bool
-    held_back: bool
+    held_back: bool = False
 
 
 def list_events(cur: DbCursor, tenant: TenantId, run_id: RunId) -> list[Event]:
@@ -46,7 +44,10 @@ def list_events(cur: DbCursor, tenant: TenantId, run_id: RunId) -> list[Event]:
 def read_after(cur: DbCursor, tenant: TenantId, after: Cursor, *, limit: int) -> EventPage:
     """Read a tenant's events behind ``after``."""
     cur.execute(_SQL["read_after"], _behind(tenant, after, limit))
-    return _page(cur.fetchall(), after, limit)
+    rows = cur.fetchall()
+    events = _events([row for row in rows if row[2] is not None])
+    held_back = any(row[3] for row in rows)
+    return EventPage(events=events, whole=len(events) < limit, held_back=held_back)
 
 
 def read_run_after(
@@ -58,23 +59,20 @@ def read_run_after(
     """
     wanted = {**_behind(tenant, after, limit), "run_id": str(run_id), "seq": seq}
     cur.execute(_SQL["read_run_after"], wanted)
-    return _page(cur.fetchall(), after, limit)
+    events = _events(cur.fetchall())
+    return EventPage(events=events, whole=len(events) < limit)
 
 
-def present(cur: DbCursor) -> Cursor:
-    """Give the place behind all that no transaction under way can write before."""
-    cur.execute(_SQL["present"])
-    return Cursor(one(cur.fetchone())[0], 0)
+def last_event(cur: DbCursor, tenant: TenantId) -> Cursor:
+    """Give the place of a tenant's last event, as far as no transaction under way can write before it."""
+    cur.execute(_SQL["last_event"], {"tenant": tenant})
+    row = cur.fetchone()
+    return START if row is None else Cursor(row[0], row[1])
 
 
 def _behind(tenant: TenantId, after: Cursor, limit: int) -> dict[str, object]:
     return {"tenant": tenant, "xid": str(after.xid), "event_id": after.event_id, "max_rows": limit}
 
 
-def _page(rows: list[Row], after: Cursor, limit: int) -> EventPage:
-    events = [StreamedEvent(Cursor(row[0], row[1]), row[2]) for row in rows if row[2] is not None]
-    horizon, held_back = next((row[0], row[3]) for row in rows if row[2] is None)
-    whole = len(events) < limit
-    # Events are numbered from 1: this place is before all that the oldest transaction may write.
-    end = max(after, Cursor(horizon, 0)) if whole else events[-1].cursor
-    return EventPage(events=events, end=end, whole=whole, held_back=held_back)
+def _events(rows: list[Row]) -> list[StreamedEvent]:
+    return [StreamedEvent(Cursor(row[0], row[1]), row[2]) for row in rows]

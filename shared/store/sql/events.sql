@@ -8,14 +8,14 @@ WHERE e.tenant = %(tenant)s AND e.run_id = %(run_id)s
 ORDER BY e.seq;
 
 -- name: read_after
--- A tenant's events after a place, as far as nothing can come in between any more; first of all, up to
--- which transaction that is, and whether there are events that must wait for an older one.
+-- A tenant's events after a place, as far as nothing can come in between any more; and before all, whether
+-- there are events that must wait for an older transaction.
 SELECT
-    pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xid, NULL::bigint AS event_id, NULL AS line,
+    NULL::bigint AS xid, NULL::bigint AS event_id, NULL AS line,
     EXISTS (
         SELECT 1 FROM orch.events AS w
         WHERE w.tenant = %(tenant)s AND w.xid >= pg_snapshot_xmin(pg_current_snapshot())
-    ) AS more
+    ) AS held_back
 UNION ALL
 (
     SELECT e.xid::text::bigint, e.event_id, e.line, NULL
@@ -30,21 +30,20 @@ UNION ALL
 -- name: read_run_after
 -- The same of one run, whose events come in the order of their seq, whatever else the tenant has. What lies
 -- before a known seq is not read once more.
-SELECT
-    pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xid, NULL::bigint AS event_id, NULL AS line,
-    FALSE AS more
-UNION ALL
-(
-    SELECT e.xid::text::bigint, e.event_id, e.line, NULL
-    FROM orch.events AS e
-    WHERE
-        e.tenant = %(tenant)s AND e.run_id = %(run_id)s AND e.seq > %(seq)s
-        AND (e.xid, e.event_id) > (%(xid)s::text::xid8, %(event_id)s)
-        AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY e.seq
-    LIMIT %(max_rows)s
-);
+SELECT e.xid::text::bigint, e.event_id, e.line
+FROM orch.events AS e
+WHERE
+    e.tenant = %(tenant)s AND e.run_id = %(run_id)s AND e.seq > %(seq)s
+    AND (e.xid, e.event_id) > (%(xid)s::text::xid8, %(event_id)s)
+    AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY e.seq
+LIMIT %(max_rows)s;
 
--- name: present
--- The oldest transaction under way, or the next one.
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+-- name: last_event
+-- The place of the last event that nothing can come before any more. No number of a transaction would do that
+-- has written no event: a server that crashes may give it once more.
+SELECT e.xid::text::bigint, e.event_id
+FROM orch.events AS e
+WHERE e.tenant = %(tenant)s AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY e.xid DESC, e.event_id DESC
+LIMIT 1;
