@@ -1,13 +1,15 @@
-"""What `orch run` refuses by itself: before anything is sent, and without showing what may be secret."""
+"""What `orch run` refuses by itself, showing no secret; how a wait ends that cannot go on."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator_cli.main import main
+from tests.support.scripted_server import END, HEAD, OK, chunk, refusal, serving
 
 SECRET = "sesame"
 NOWHERE = "http://127.0.0.1:9"
@@ -73,3 +75,31 @@ def test_inputs_are_given_once(tmp_path: Path) -> None:
     file = tmp_path / "inputs.json"
     file.write_text("{}")
     assert run("start", "plan", "--inputs", "{}", "--inputs-file", str(file)).exit_code == 2
+
+
+def told(status: str) -> bytes:
+    """Give a stream of one event of a run, which is in this state then."""
+    line = json.dumps(
+        {"cursor": "8.1", "status": status, "timestamp": "2026-11-21T23:04:05.123Z", "type": f"run.{status}"}
+    )
+    return HEAD + chunk(line + "\n") + END
+
+
+STARTED = OK + b"Connection: close\r\n\r\n" + chunk('{"runId": "r1"}') + END
+
+
+@pytest.mark.parametrize(("status", "exit_status"), [("failed", 4), ("cancelled", 5)])
+def test_the_end_is_told_also_when_its_reasons_cannot_be_read(status: str, exit_status: int) -> None:
+    with serving(STARTED, told(status), refusal(401, "UNAUTHENTICATED")) as server:
+        result = run("start", "plan", "--wait", ORCH_URL=server.url)
+    assert (result.exit_code, result.stdout) == (exit_status, "r1\n")
+    assert "which steps failed cannot be told: GET /runs/r1: 401 UNAUTHENTICATED" in result.stderr
+
+
+def test_a_wait_that_is_refused_to_go_on_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    with serving(STARTED, told("started")[: -len(END)], refusal(401, "UNAUTHENTICATED")) as server:
+        result = run("start", "plan", "--wait", ORCH_URL=server.url)
+    assert (result.exit_code, result.stdout) == (1, "r1\n")
+    assert "run r1 goes on without being waited for" in result.stderr
+    assert "401 UNAUTHENTICATED" in result.stderr
