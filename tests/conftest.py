@@ -16,6 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", type=int, help="calls of each operation (make openapi)")
     parser.addoption("--races", type=int, default=60, help="cancellations that race with completions")
     parser.addoption("--ends", type=int, default=2, help="ends of workers and the API under load")
+    parser.addoption(
+        "--stream-runs", type=int, default=1_000, help="runs that streams are held to, with faults"
+    )
+    parser.addoption("--stream-seed", help="what decides when those streams' clients leave, and what fails")
 
 
 @pytest.fixture(scope="session")

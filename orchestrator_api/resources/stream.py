@@ -86,7 +86,7 @@ class _Place:
         self._streams.enter(tenant())
         try:
             # Before the answer begins: nothing that is committed after it may be missed.
-            position = events.last(parts().db, tenant()) if after is None else after
+            position = events.present(parts().db, tenant()) if after is None else after
         except BaseException:
             self._streams.leave(tenant())
             raise

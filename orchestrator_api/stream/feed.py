@@ -217,8 +217,7 @@ class Feed:
             of.look_at = time.monotonic() + POLL_SECONDS
             return
         page = events.read_after(self._db, name, of.live_end, limit=PAGE)
-        if page.events:
-            of.live_end = page.events[-1].cursor
+        of.live_end = page.end
         of.looked = now = time.monotonic()
         if not page.whole:
             of.look_at = now
@@ -247,7 +246,8 @@ class Feed:
             if blob is not None and client.pending + len(blob.data) > BUFFER_BYTES:
                 client.subscription.behind = True
                 continue
-            client.subscription.position = batch[-1].cursor
+            # One that has come from a server that was ahead of this one keeps its place.
+            client.subscription.position = max(client.subscription.position, batch[-1].cursor)
             if blob is not None:
                 client.subscription.posted += len(blob.data)
                 posts.append((client, blob))
@@ -268,7 +268,7 @@ class Feed:
                 if client.has_room:
                     groups[client.subscription.wanted.run_id].append(client)
             if groups and (of.live_end is None or not of.live):
-                of.live_end = events.last(self._db, name)
+                of.live_end = events.present(self._db, name)
             for run_id, group in groups.items():
                 self._bring_page(name, of, run_id, group)
                 if time.monotonic() > until:
@@ -282,10 +282,8 @@ class Feed:
         first = min((client.subscription for client in group), key=lambda of: of.position)
         if first.position < of.live_end:
             page = events.read_after(self._db, name, first.position, limit=PAGE, run_id=run_id, seq=first.seq)
-            end = page.events[-1].cursor if page.events else first.position
-            if page.whole:
-                # Of what is wanted here there is no more, up to where those who are live stand.
-                end = max(end, of.live_end)
+            # It was read after the place where those who are live stand.
+            end = max(page.end, of.live_end) if page.whole else page.end
             batched = _Batch(page.events, self._encoder)
             posts: list[Post] = []
             for client in group:

@@ -8,7 +8,7 @@ from shared.store import events as store
 from shared.store.db import Database
 from shared.store.events import Event, EventPage
 
-__all__ = ["Event", "EventPage", "last", "list_all", "read_after"]
+__all__ = ["Event", "EventPage", "list_all", "present", "read_after"]
 
 
 def list_all(db: Database, tenant: TenantId, run_id: RunId) -> list[Event]:
@@ -24,7 +24,7 @@ def read_after(
 
     Who knows that none of the run's up to ``seq`` lie behind it saves reading them.
 
-    Whoever goes on from the last line of each page gets every event once, those of a run in the order of
+    Whoever goes on from the end of each page gets every event once, those of a run in the order of
     their ``seq``, whatever commits late: an event is given only when no transaction that is older than
     its own is under way.
     """
@@ -34,10 +34,7 @@ def read_after(
         return store.read_run_after(cur, tenant, run_id, after, seq=seq, limit=limit)
 
 
-def last(db: Database, tenant: TenantId) -> Cursor:
-    """Give the place from which on a reader gets every event that is committed from now on.
-
-    It may also get some that were committed already, and had to wait for an older transaction.
-    """
+def present(db: Database, tenant: TenantId) -> Cursor:
+    """Give the place from which on a reader gets every event that is committed from now on."""
     with db.statement(tenant) as cur:
-        return store.last_event(cur, tenant)
+        return store.present(cur, tenant)

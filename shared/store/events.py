@@ -26,13 +26,15 @@ class Event:
 class EventPage:
     """Events in the order of their cursors.
 
-    ``whole``: there was no other event behind the place that was asked for, as far as no transaction under
-    way can write before it. ``held_back``: there are events already that must wait for an older transaction.
+    ``end``: where to read on from, never a place that no event has: after a crash PostgreSQL gives the ids of
+    transactions once more that it had not yet written down. ``whole``: there was no other event
+    that readers may have. ``held_back``: there are events already that must wait for an older transaction.
     """
 
     events: list[StreamedEvent]
+    end: Cursor
     whole: bool
-    held_back: bool = False
+    held_back: bool
 
 
 def list_events(cur: DbCursor, tenant: TenantId, run_id: RunId) -> list[Event]:
@@ -44,10 +46,7 @@ def list_events(cur: DbCursor, tenant: TenantId, run_id: RunId) -> list[Event]:
 def read_after(cur: DbCursor, tenant: TenantId, after: Cursor, *, limit: int) -> EventPage:
     """Read a tenant's events behind ``after``."""
     cur.execute(_SQL["read_after"], _behind(tenant, after, limit))
-    rows = cur.fetchall()
-    events = _events([row for row in rows if row[2] is not None])
-    held_back = any(row[3] for row in rows)
-    return EventPage(events=events, whole=len(events) < limit, held_back=held_back)
+    return _page(cur.fetchall(), after, limit)
 
 
 def read_run_after(
@@ -59,13 +58,12 @@ def read_run_after(
     """
     wanted = {**_behind(tenant, after, limit), "run_id": str(run_id), "seq": seq}
     cur.execute(_SQL["read_run_after"], wanted)
-    events = _events(cur.fetchall())
-    return EventPage(events=events, whole=len(events) < limit)
+    return _page(cur.fetchall(), after, limit)
 
 
-def last_event(cur: DbCursor, tenant: TenantId) -> Cursor:
-    """Give the place of a tenant's last event, as far as no transaction under way can write before it."""
-    cur.execute(_SQL["last_event"], {"tenant": tenant})
+def present(cur: DbCursor, tenant: TenantId) -> Cursor:
+    """Give the place of the tenant's last event that readers may have."""
+    cur.execute(_SQL["present"], {"tenant": tenant})
     row = cur.fetchone()
     return START if row is None else Cursor(row[0], row[1])
 
@@ -74,5 +72,8 @@ def _behind(tenant: TenantId, after: Cursor, limit: int) -> dict[str, object]:
     return {"tenant": tenant, "xid": str(after.xid), "event_id": after.event_id, "max_rows": limit}
 
 
-def _events(rows: list[Row]) -> list[StreamedEvent]:
-    return [StreamedEvent(Cursor(row[0], row[1]), row[2]) for row in rows]
+def _page(rows: list[Row], after: Cursor, limit: int) -> EventPage:
+    events = [StreamedEvent(Cursor(row[0], row[1]), row[2]) for row in rows if row[2] is not None]
+    end = events[-1].cursor if events else after
+    held_back = any(row[3] for row in rows)
+    return EventPage(events=events, end=end, whole=len(events) < limit, held_back=held_back)

@@ -8,7 +8,7 @@ WHERE e.tenant = %(tenant)s AND e.run_id = %(run_id)s
 ORDER BY e.seq;
 
 -- name: read_after
--- A tenant's events after a place, as far as nothing can come in between any more; and before all, whether
+-- A tenant's events after a place, as far as nothing can come in between any more; first of all, whether
 -- there are events that must wait for an older transaction.
 SELECT
     NULL::bigint AS xid, NULL::bigint AS event_id, NULL AS line,
@@ -30,7 +30,7 @@ UNION ALL
 -- name: read_run_after
 -- The same of one run, whose events come in the order of their seq, whatever else the tenant has. What lies
 -- before a known seq is not read once more.
-SELECT e.xid::text::bigint, e.event_id, e.line
+SELECT e.xid::text::bigint, e.event_id, e.line, NULL
 FROM orch.events AS e
 WHERE
     e.tenant = %(tenant)s AND e.run_id = %(run_id)s AND e.seq > %(seq)s
@@ -39,9 +39,8 @@ WHERE
 ORDER BY e.seq
 LIMIT %(max_rows)s;
 
--- name: last_event
--- The place of the last event that nothing can come before any more. No number of a transaction would do that
--- has written no event: a server that crashes may give it once more.
+-- name: present
+-- A tenant's last event that readers may have.
 SELECT e.xid::text::bigint, e.event_id
 FROM orch.events AS e
 WHERE e.tenant = %(tenant)s AND e.xid < pg_snapshot_xmin(pg_current_snapshot())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -20,6 +22,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from shared.embedded.process_tree import children
+from shared.store.db import one
 from tests.support.eventually import eventually
 from tests.support.openapi import CheckedStream, check_response
 from tests.support.rest import Rest
@@ -31,6 +35,10 @@ PROTOCOL = "orchestrator.ndjson.v1"
 STREAM = f"{BASE}/runs/stream"
 EVENTS_OF_A_START = 2
 """That it began, and that its one step is queued: there is no worker here."""
+MANY_CHANGES = """
+SELECT orch.record(r, NULL, ARRAY(
+    SELECT ROW(0, 'a', 'queued', n, 'default')::orch.step_change FROM generate_series(1, 20000) AS n
+)) FROM orch.runs AS r WHERE r.run_id = %s"""
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,19 @@ def received(source: ClientConnection | Iterator[str], count: int) -> list[dict[
     if isinstance(source, ClientConnection):
         return [json.loads(source.recv(timeout=10)) for _ in range(count)]
     return [json.loads(next(source)) for _ in range(count)]
+
+
+@contextmanager
+def frozen(web: Web) -> Iterator[None]:
+    """Stop all processes of the server within the block."""
+    pids = [web.process.pid, *children(web.process.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def some(connection: socket.socket) -> bytes:
@@ -342,6 +363,29 @@ def test_the_place_where_a_stream_begins_resumes_it_before_any_line(
     run_id = rest.start("plan")
     with open_socket(web, signer, tenant, f"?after={begins}") as ws:
         assert received(ws, 1)[0]["runId"] == run_id
+
+
+def test_who_comes_from_a_server_that_was_ahead_gets_nothing_twice(
+    web: Web, signer: Signer, rest: Rest, tenant: str, servers: Servers, database: str
+) -> None:
+    run_id = rest.start("plan")
+    with (
+        open_socket(web, signer, tenant, "?after=0") as follows,
+        psycopg2.connect(servers.url(database, user="postgres")) as owner,
+        owner.cursor() as cur,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        received(follows, EVENTS_OF_A_START)
+        with frozen(web):
+            cur.execute(MANY_CHANGES, (run_id,))
+            owner.commit()
+            cur.execute("SELECT max(xid)::text, max(event_id) FROM orch.events WHERE run_id = %s", (run_id,))
+            xid, event_id = one(cur.fetchone())
+            comes = thread.submit(open_socket, web, signer, tenant, f"?after={xid}.{event_id}")
+        # It reads for a while until it knows what the client knows.
+        with comes.result() as ahead:
+            next_id = rest.start("plan")
+            assert received(ahead, 1)[0]["runId"] == next_id
 
 
 def test_events_that_another_process_writes_come_without_a_hint_too(

@@ -187,6 +187,32 @@ def test_an_event_of_a_transaction_that_began_before_stands_behind_its_run_s_own
     assert [event.seq for event in page.events] == [1, 2, 3, 4]
 
 
+def test_a_place_is_always_that_of_an_event(
+    api_db: Database, service_db: Database, connections: list[Connection]
+) -> None:
+    """After a crash PostgreSQL gives ids once more that it had not written down: events will have them."""
+    ledger = Ledger(api=api_db, service=service_db, tenant=TenantId("acme"))
+    assert events.present(api_db, ledger.tenant) == START
+    run_id = ledger.start(graph("", steps="a")).run_id
+    writers = Writers(connections, ledger.tenant, [run_id])
+    for _ in range(3):
+        writers.take_id(0)
+        writers.roll_back(0)
+    page = events.read_after(api_db, ledger.tenant, START, limit=9)
+    last = page.events[-1].cursor
+    assert page.whole
+    assert page.end == events.present(api_db, ledger.tenant) == last
+    assert events.read_after(api_db, ledger.tenant, last, limit=9).end == last
+    assert events.read_after(api_db, ledger.tenant, last, limit=9, run_id=run_id).end == last
+    assert events.read_after(api_db, TenantId("other"), START, limit=9).end == START
+    # An event that readers must wait for is not the last one yet.
+    writers.take_id(0)
+    writers.write(1, 0)
+    writers.commit(1)
+    assert events.present(api_db, ledger.tenant) == last
+    assert events.read_after(api_db, ledger.tenant, last, limit=9).held_back
+
+
 HISTORY = 60_000
 LONG_RUN = 40_000
 
@@ -243,3 +269,12 @@ def test_a_page_costs_the_same_anywhere_in_the_history(
         cur2.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {queries.load('events')[name]}", parameters)
         plan = one(cur2.fetchone())[0][0]["Plan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= BLOCKS_OF_A_PAGE, plan
+
+
+def test_the_last_place_is_found_at_once(api_db: Database, long_history: list[RunId]) -> None:
+    with api_db.statement(TenantId("acme")) as cur:
+        cur.execute(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {queries.load('events')['present']}", {"tenant": "acme"}
+        )
+        plan = one(cur.fetchone())[0][0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= 10, plan
