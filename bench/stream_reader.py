@@ -1,8 +1,8 @@
 """Many WebSocket clients of the event stream in one process: ``python -m bench.stream_reader``.
 
 It reads one JSON object from its standard input, connects, says ``ready`` with the seconds that took, reads
-until its standard input ends, and writes what it has found as JSON. The machine is shared, so it costs little:
-frames are not taken apart, lines are counted by how they end, and the last one of each read tells its time.
+until its standard input ends, and writes what it has found as JSON. It must cost little: frames are not taken
+apart, lines are counted by how they end, and the last one of each read tells its time.
 """
 
 from __future__ import annotations
