@@ -16,14 +16,16 @@ from bench.canvas import PREFORK, THREADS
 from bench.celery_peer import celery_peers
 from bench.measure import compare, grow
 from bench.orchestrator import Orchestrator, orchestrator
-from bench.results import Latency, Results
+from bench.results import Latency, Results, Streamed
 from bench.shapes import LARGE, SHAPES, SHORT, Shape
 from bench.steady import CONNECTIONS, SECONDS, SHORT_SECONDS, steady
+from bench.stream import CROWDS, SHORT_CROWD, stream
 from bench.subject import BenchError
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 STEADY = "steady"
-ALL = (*SHAPES, *LARGE, STEADY)
+STREAM = "stream"
+ALL = (*SHAPES, *LARGE, STEADY, STREAM)
 
 
 def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[str, ...]:
@@ -75,6 +77,7 @@ def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool) -
                 ],
                 growths=[grow(shape, ours, repeat=repeat, tell=click.echo) for shape in grown],
                 latencies=_latencies(ours, names, short=short),
+                streams=_streams(ours, names, short=short),
             )
 
 
@@ -84,6 +87,12 @@ def _latencies(ours: Orchestrator, names: Sequence[str], *, short: bool) -> list
     return steady(
         ours.more_clients(CONNECTIONS), seconds=SHORT_SECONDS if short else SECONDS, tell=click.echo
     )
+
+
+def _streams(ours: Orchestrator, names: Sequence[str], *, short: bool) -> list[Streamed]:
+    if not short and STREAM not in names:
+        return []
+    return stream(ours, (SHORT_CROWD,) if short else CROWDS, tell=click.echo)
 
 
 def _document(results: Results, described: Mapping[str, str], repeat: int) -> str:

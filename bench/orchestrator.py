@@ -42,8 +42,10 @@ class Orchestrator:
 
     name = "Orchestrator"
 
-    def __init__(self, make_client: Callable[[], ApiClient]) -> None:
+    def __init__(self, make_client: Callable[[], ApiClient], folder: Path, address: tuple[str, int]) -> None:
         self._make_client = make_client
+        self._folder = folder
+        self.address = address
         self._clients = clients = [make_client() for _ in range(SUBMITTERS)]
         self._client = clients[0]
         self._published: set[str] = set()
@@ -64,6 +66,15 @@ class Orchestrator:
     def more_clients(self, number: int) -> list[ApiClient]:
         """Make clients of the same API, each with a connection of its own."""
         return [self._make_client() for _ in range(number)]
+
+    def account(self, tenant: str = TENANT) -> dict[str, str]:
+        """Give the name of a tenant, and a token for it."""
+        return {"tenant": tenant, "token": _mint(self._folder, tenant)}
+
+    def process(self, name: str) -> int:
+        """Give the pid of one of the stack's programs."""
+        described = json.loads((self._folder / "stack.json").read_text(encoding="utf-8"))
+        return int(described["processes"][name]["pid"])
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -128,20 +139,19 @@ def orchestrator(folder: Path) -> Iterator[Orchestrator]:
         if not up.stdout.readline():
             raise BenchError("`orch up` ended; what it wrote above says why")
         url = urlsplit(json.loads((folder / "stack.json").read_text(encoding="utf-8"))["url"])
-        token = _mint(data)
+        address, token = (url.hostname or "", url.port or 0), _mint(folder, TENANT)
         ours = Orchestrator(
-            lambda: stack.enter_context(
-                ApiClient(url.hostname or "", url.port or 0, token=token, tenant=TENANT)
-            )
+            lambda: stack.enter_context(ApiClient(*address, token=token, tenant=TENANT)), folder, address
         )
         stack.callback(ours.close)
         yield ours
 
 
-def _mint(data: Sequence[str]) -> str:
+def _mint(folder: Path, tenant: str) -> str:
+    data = ["--data-dir", str(folder)]
     scopes = [word for scope in SCOPES for word in ("--scope", scope)]
     minted = subprocess.run(
-        [*_ORCH, "token", "mint", *data, "--tenant", TENANT, *scopes, "--ttl", "12h"],
+        [*_ORCH, "token", "mint", *data, "--tenant", tenant, *scopes, "--ttl", "12h"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

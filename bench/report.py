@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.orchestrator import FIRST_LOOK_SHARE, PAUSE_S, PAUSE_SHARE, SUBMITTERS
-from bench.results import Comparison, Growth, Latency, Results, Series
+from bench.results import Comparison, Growth, Latency, Results, Series, Streamed
 from bench.steady import CONNECTIONS, RATE, SECONDS
 
 _FIRST_LOOK = f"{FIRST_LOOK_SHARE:.0%}"
@@ -38,6 +38,15 @@ started. Each request has its time to be sent, and counts from then, so that a s
 were due meanwhile. Client, servers and worker share the machine."""
 
 
+_STREAM = """\
+WebSockets to the one web process that `orch up` starts, all of a crowd open at a time; the idle ones are
+another tenant's. The events are those of runs of two steps that the worker executes, started one by one at
+an even pace over the same API. A delay is counted from the time that the event carries, which is taken
+within its transaction, to its arrival at a client: it contains the commit. It is taken from the last line of
+each read of each client. Every client must have got each event, or there is no result. Clients, load,
+servers and worker share the machine."""
+
+
 def document(results: Results, *, machine: Mapping[str, str], command: str, date: str, repeat: int) -> str:
     """Write docs/benchmarks.md."""
     parts = [
@@ -59,7 +68,39 @@ def tables(results: Results) -> list[str]:
         parts += ["## Cost of a step as runs grow", _growth_table(results.growths)]
     if results.latencies:
         parts += ["## Single requests under a steady load", _STEADY, _latency_table(results.latencies)]
+    if results.streams:
+        parts += ["## The event stream", _STREAM, _stream_table(results.streams)]
     return parts
+
+
+def _stream_table(streams: Sequence[Streamed]) -> str:
+    head = [
+        "clients that get each event",
+        "idle clients beside",
+        "events a second",
+        "delay p50, ms",
+        "p95",
+        "p99",
+        "slowest",
+        "health p99, ms",
+        "connected in, s",
+        "memory a client, kB",
+        "CPU of the web process",
+    ]
+    rows = [
+        [
+            f"{one.crowd.active:,}",
+            f"{one.crowd.idle:,}",
+            f"{one.events_a_second:.0f}",
+            *(f"{1_000 * one.delays.percentile(percent):.1f}" for percent in (50, 95, 99, 100)),
+            f"{1_000 * one.health.percentile(99):.1f}",
+            f"{one.connect_seconds:.1f}",
+            f"{one.kilobytes_a_client:.1f}",
+            f"{one.cpu_share:.0%}",
+        ]
+        for one in streams
+    ]
+    return _table(head, rows)
 
 
 def _latency_table(latencies: Sequence[Latency]) -> str:

@@ -79,9 +79,34 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Crowd:
+    """Who listens, and how much there is to hear: each active client gets all ``events_a_second``."""
+
+    active: int
+    idle: int
+    events_a_second: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """What a crowd had of it. Delays count from the time in the event, which is before its commit."""
+
+    crowd: Crowd
+    events_a_second: float
+    delays: Latency
+    health: Latency
+    connect_seconds: float
+    kilobytes_a_client: float
+    cpu_share: float
+    """Of one core, the web process's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """All of one call of the benchmark."""
 
     comparisons: Sequence[Comparison]
     growths: Sequence[Growth]
     latencies: Sequence[Latency] = ()
+    streams: Sequence[Streamed] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ API = "/api/v1/orchestrator"
 _TIMEOUT_S = 10.0
 _RETRIED = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
+_WORD = re.compile(r"[!-~]+")
 
 
 class Unreached(CommandError):
@@ -81,9 +83,14 @@ class Client:
         """``tell`` hears once of a call that has to be made again."""
         self._patience_s = patience_s
         self._tell = tell
-        headers = {"Authorization": f"Bearer {token}", "X-Stella-Tenant": tenant}
+        headers = {
+            "Authorization": f"Bearer {_word(token, 'the token')}",
+            "X-Stella-Tenant": _word(tenant, "the tenant"),
+        }
         # No proxy of the environment: the stack is on this machine.
-        self._http = httpx.Client(base_url=url + API, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(
+            base_url=_address(url) + API, headers=headers, timeout=_TIMEOUT_S, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -168,8 +175,7 @@ class Client:
             try:
                 with self.answer(method, path, json=json, content=content, headers=headers) as response:
                     response.read()
-                    body: Mapping[str, object] = response.json()
-                    return body
+                    return _body(f"{method} {path}", response)
             except Unreached as error:
                 told = pause > 0
                 pause = max(min(2 * pause or _FIRST_PAUSE_S, _LONGEST_PAUSE_S), error.retry_after_s)
@@ -178,6 +184,34 @@ class Client:
                 if not told:
                     self._tell(f"{error.message}; trying again for {self._patience_s:.0f} s")
             time.sleep(pause)
+
+
+def _word(text: str, what: str) -> str:
+    """Refuse what no header can carry, and do not show it: it may be a secret."""
+    if _WORD.fullmatch(text) is None:
+        raise CommandError(f"{what} has a character that it cannot have, such as a space or a line's end")
+    return text
+
+
+def _address(url: str) -> str:
+    """Refuse what is no address of a server; it is not shown, as it may hold a password."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise CommandError("the server's address must be like http://127.0.0.1:8080")
+    return url.rstrip("/")
+
+
+def _body(call: str, response: httpx.Response) -> Mapping[str, object]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise CommandError(f"{call}: the answer is not this API's")
+    return body
 
 
 def _step(body: Mapping[str, object]) -> StepView:
@@ -200,9 +234,10 @@ def _seconds(started: object, ended: object) -> float | None:
 
 def _refusal(call: str, response: httpx.Response) -> CommandError:
     message = f"{call}: {_why(response)}"
-    if response.status_code in _RETRIED or "IDEMPOTENCY_IN_PROGRESS" in message:
-        after = response.headers.get("Retry-After", "")
-        return Unreached(message, retry_after_s=float(after) if after.isdigit() else 0.0)
+    after = response.headers.get("Retry-After", "")
+    # Also 409, when it says so: the same call is still being served.
+    if response.status_code in _RETRIED or after:
+        return Unreached(message, retry_after_s=float(after) if after.isdecimal() else 0.0)
     return CommandError(message)
 
 

@@ -11,12 +11,14 @@ from typing import Final
 import httpx
 
 from orchestrator_cli.client import Client, Unreached
+from orchestrator_cli.errors import CommandError
 
 _SILENT_S: Final = 40.0
 """The server sends at least a heartbeat every 15 seconds, unless it was told to take longer: it is gone."""
 _PAUSES_S: Final = (0.2, 5.0)
 """Before the next try: first, and at most."""
 _CURSOR_HEADER: Final = "X-Stream-Cursor"
+_NDJSON: Final = "application/x-ndjson"
 
 
 class EventStream:
@@ -48,10 +50,13 @@ class EventStream:
         while True:
             wait = 0.0
             try:
-                for line in self._connection():
+                for number, line in enumerate(self._connection()):
                     if interrupted:
                         self._tell("the stream goes on")
-                    pause, interrupted = _PAUSES_S[0], False
+                        interrupted = False
+                    # Who only takes connections, and ends them at once, is asked less and less often.
+                    if number > 0:
+                        pause = _PAUSES_S[0]
                     if line:
                         yield line
                 why = "the server has ended it"
@@ -61,7 +66,7 @@ class EventStream:
                 self._tell(f"the stream is interrupted ({why}); it will go on where it was")
                 interrupted = True
             # Not all who were cut off at once come back at once.
-            time.sleep(max(wait, pause * random.uniform(0.5, 1.0)))  # noqa: S311  # No secret.
+            time.sleep(wait + pause * random.uniform(0.5, 1.0))  # noqa: S311  # No secret.
             pause = min(2 * pause, _PAUSES_S[1])
 
     def _connection(self) -> Iterator[str]:
@@ -70,6 +75,8 @@ class EventStream:
         if self.cursor is not None:
             query["after"] = self.cursor
         with self._client.answer("GET", "/runs/stream", query=query, silent_s=self._silent_s) as response:
+            if not response.headers.get("Content-Type", "").startswith(_NDJSON):
+                raise CommandError("GET /runs/stream: the answer is no event stream")
             self.cursor = self.cursor or response.headers.get(_CURSOR_HEADER)
             yield ""
             try:

@@ -11,13 +11,14 @@ from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TextIO, TypeVar, cast
 
 import click
 
 from orchestrator_cli.client import Client
 from orchestrator_cli.errors import CommandError
 from orchestrator_cli.event_stream import EventStream
+from orchestrator_cli.export_line import Wrong, hash_of, parse
 from shared.domain.models import JsonObject
 from shared.domain.states import RunStatus, StepStatus
 
@@ -60,12 +61,14 @@ def _connecting(command: F) -> F:
         *, url: str, token: str | None, token_file: Path | None, tenant: str, **options: Any
     ) -> None:
         if token_file is not None:
-            token = token_file.read_text(encoding="utf-8").strip()
+            # What is no ASCII becomes what is no token, either.
+            token = token_file.read_text(encoding="ascii", errors="replace")
+        token = (token or "").strip()
         if not token:
             raise click.UsageError("give a token: ORCH_TOKEN, --token-file or --token")
         with (
             _ended_by_hand(),
-            Client(url.rstrip("/"), token=token, tenant=tenant, patience_s=_PATIENCE_S, tell=_tell) as client,
+            Client(url, token=token, tenant=tenant, patience_s=_PATIENCE_S, tell=_tell) as client,
         ):
             command(client, **options)
 
@@ -92,9 +95,12 @@ def stream(
     """
     named = {"dagId": dag_id, "status": status, "runId": run_id}
     filters = {name: value for name, value in named.items() if value is not None}
-    for line in EventStream(client, filters, after=after, tell=_tell):
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+    try:
+        for line in EventStream(client, filters, after=after, tell=_tell):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
 
 
 @run.command()
@@ -121,19 +127,20 @@ def start(
 ) -> None:
     """Start a run of DAG_ID and print its id.
 
-    With --wait, what happens is told on the standard error, through restarts of the server.
+    With --wait, what happens is told on the standard error, through restarts of the server. The
+    exit status tells the end also when nobody reads what is printed.
     """
     if inputs_text is not None and inputs_file is not None:
         raise click.UsageError("give either --inputs or --inputs-file")
     inputs = _inputs(inputs_text if inputs_file is None else inputs_file.read())
     run_id = client.start_run(dag_id, inputs, version=version, run_token=run_token)
-    click.echo(run_id)
+    _print(run_id, sys.stdout)
     if not wait:
         return
     try:
         status = _wait(client, run_id)
-    except KeyboardInterrupt:
-        _tell(f"run {run_id} goes on")
+    except (KeyboardInterrupt, CommandError):
+        _tell(f"run {run_id} goes on without being waited for")
         raise
     if status != RunStatus.COMPLETED:
         _explain(client, run_id)
@@ -144,11 +151,10 @@ def _inputs(text: str | bytes | None) -> JsonObject:
     if text is None:
         return {}
     try:
-        inputs = json.loads(text)
-    except ValueError as error:
-        raise CommandError(f"the inputs are no JSON: {error}") from error
-    if not isinstance(inputs, dict):
-        raise CommandError("the inputs must be an object")
+        inputs = parse(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
+        hash_of(inputs, "the object")
+    except Wrong as error:
+        raise CommandError(f"what was given as inputs: {error}") from error
     return inputs
 
 
@@ -171,8 +177,13 @@ def _wait(client: Client, run_id: str) -> str:
 
 
 def _explain(client: Client, run_id: str) -> None:
-    """Tell which steps failed, and why."""
-    for step in client.run(run_id).steps:
+    """Tell which steps failed, and why; how the run ended is known without."""
+    try:
+        steps = client.run(run_id).steps
+    except CommandError as error:
+        _tell(f"which steps failed cannot be told: {error.message}")
+        return
+    for step in steps:
         if step.status == StepStatus.FAILED:
             message = "" if step.error_message is None else f": {step.error_message}"
             _tell(f"{step.step_id}: {step.error_code}{message}")
@@ -180,16 +191,26 @@ def _explain(client: Client, run_id: str) -> None:
 
 @contextmanager
 def _ended_by_hand() -> Iterator[None]:
-    """End quietly when the person, or the reader of the output, has had enough."""
+    """End quietly when the person has had enough."""
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # What Python has not written yet must not fail once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print for whoever still reads: that nobody does must not pass for the end of a run."""
+    try:
+        click.echo(text, file=stream)
+    except BrokenPipeError:
+        _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let go what is printed from now on, and what Python has not written yet."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -24,7 +24,7 @@ from orchestrator_api.stream.wire import Blob, CloseCode
 LOGGER: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TICK_SECONDS: Final = 0.5
-STALLED_SECONDS: Final = 5.0
+STALLED_SECONDS: Final = 7.0
 """A client with a full queue that has taken nothing for so long does not read."""
 FAREWELL_SECONDS: Final = 5.0
 """For the last bytes to get out, and for the client to close its side."""

@@ -137,11 +137,12 @@ def running_site(
     *,
     workers: int = 2,
     concurrency: int = 4,
+    port: int = 0,
     environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Site]:
     """Run a stack with short timings, and other settings in ``environ``; nothing of it is left at the end."""
     options = ("--workers", str(workers), "--concurrency", str(concurrency))
-    with running_stack(data_dir, *options, environ={**TIMINGS, **environ}) as stack:
+    with running_stack(data_dir, *options, port=port, environ={**TIMINGS, **environ}) as stack:
         yield Site(stack=stack)
 
 

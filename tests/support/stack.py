@@ -86,9 +86,9 @@ def clean_environ() -> dict[str, str]:
 def running_stack(
     data_dir: Path, *options: str, port: int = 0, environ: dict[str, str] | None = None
 ) -> Iterator[RunningStack]:
-    """Start `orch up` and wait until it says that it is up; leave nothing of it behind."""
+    """Start `orch up`, at any port by default, and wait until it is up; leave nothing of it behind."""
     process = subprocess.Popen(
-        orch("up", "--data-dir", str(data_dir), "--port", "0", *options),
+        orch("up", "--data-dir", str(data_dir), "--port", str(port), *options),
         stdout=subprocess.PIPE,
         text=True,
         env={**clean_environ(), **(environ or {})},

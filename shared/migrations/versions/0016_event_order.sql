@@ -1,13 +1,13 @@
--- The order of a tenant's events for those who read them as they come: (xid, event_id), so that a late commit
--- is never skipped, and a run's events in the order of their seq.
--- An event's xid was that of its transaction. One that touches several runs has its xid before it comes to the
--- second of them; had that run got events from a younger transaction meanwhile, they would have stood behind its
--- own. So no event of a run has a lower xid than the one before it. What a reader sees below the oldest
--- transaction under way is whole all the same: no event's xid is below that of its transaction.
+-- The order of a tenant's events for those who read them as they come: (xid, event_id), so that a late
+-- commit is never skipped, and a run's events in the order of their seq.
+-- An event's xid was that of its transaction. One that touches several runs has its xid before it comes to
+-- the second of them; had that run got events from a younger transaction meanwhile, they would have stood
+-- behind its own. So no event of a run has a lower xid than the one before it. What a reader sees below the
+-- oldest transaction under way is whole all the same: no event's xid is below that of its transaction.
 
 ALTER TABLE orch.runs ADD COLUMN event_xid xid8;
 
--- Nothing that is committed has a higher xid than this transaction, which nobody else can write to runs beside.
+-- Nothing that is committed has a higher xid than this transaction; nobody can write to runs beside it.
 UPDATE orch.runs SET event_xid = pg_current_xact_id() WHERE status = 'running';
 
 CREATE OR REPLACE FUNCTION orch.record(r orch.runs, p_first text, p_changes orch.step_change []) RETURNS text

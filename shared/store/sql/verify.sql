@@ -14,7 +14,7 @@ WITH linked AS (
     WINDOW w AS (PARTITION BY e.tenant, e.run_id ORDER BY e.seq)
 ),
 last_ones AS (
-    SELECT DISTINCT ON (e.tenant, e.run_id) e.tenant, e.run_id, e.seq, e.hash
+    SELECT DISTINCT ON (e.tenant, e.run_id) e.tenant, e.run_id, e.seq, e.hash, e.xid
     FROM orch.events AS e
     ORDER BY e.tenant, e.run_id, e.seq DESC
 )
@@ -36,6 +36,11 @@ SELECT
 FROM orch.runs AS r
 LEFT JOIN last_ones AS l ON r.tenant = l.tenant AND r.run_id = l.run_id
 WHERE l.seq IS DISTINCT FROM r.seq OR l.hash IS DISTINCT FROM r.ledger_head
+UNION ALL
+SELECT
+    'an event is of a transaction that this PostgreSQL has begun', l.tenant, l.run_id::text,
+    'event ' || l.seq
+FROM last_ones AS l WHERE l.xid >= pg_snapshot_xmax(pg_current_snapshot())
 UNION ALL
 SELECT 'an event belongs to a run of its tenant', l.tenant, l.run_id::text, 'event ' || l.seq
 FROM last_ones AS l

@@ -253,8 +253,7 @@ def test_many_replay_the_past_at_once_in_little_memory(
         url = f"http://{web.address[0]}:{web.address[1]}{STREAM}?after=0&runId={old_run}"
         with httpx.stream("GET", url, headers=headers(web), timeout=10) as response:
             for piece in response.iter_raw():
-                # One closes each line, and a single byte is never split between two pieces.
-                count += piece.count(b"}")
+                count += piece.count(b"}")  # A byte cannot be split between two pieces.
                 peak.append(max(peak[-1], memory_kb(web)))
                 if count >= HISTORY + 2:
                     break

@@ -58,7 +58,8 @@ class Reader:
         """Read a page; tell whether there may be another."""
         page = events.read_after(self.db, self.tenant, self.position, limit=limit, run_id=self.run_id)
         self.got += [(event.cursor, event.line) for event in page.events]
-        self.position = page.end
+        if page.events:
+            self.position = page.events[-1].cursor
         return not page.whole
 
     def resume(self, place: int) -> None:

@@ -55,6 +55,9 @@ BREAKS = {
     "an event's hash is that of the hash before it and its line": (
         f"UPDATE orch.events SET line = replace(line, 'queued', 'failed') WHERE {COMPLETED} AND seq = 2"
     ),
+    "an event is of a transaction that this PostgreSQL has begun": (
+        f"UPDATE orch.events AS e SET xid = '4000000000' WHERE {COMPLETED} AND {LAST}"
+    ),
     "the events of a run are streamed in their order": (
         f"UPDATE orch.events SET xid = '3' WHERE {COMPLETED} AND seq = 3"
     ),

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -17,70 +11,15 @@ from orchestrator_cli import event_stream
 from orchestrator_cli.client import Client
 from orchestrator_cli.errors import CommandError
 from orchestrator_cli.event_stream import EventStream
-
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Stream-Cursor: 7.0\r\n\r\n"
-END = b"0\r\n\r\n"
-
-
-def chunk(text: str) -> bytes:
-    return f"{len(text):x}\r\n{text}\r\n".encode()
-
-
-def event(number: int) -> str:
-    return json.dumps({"cursor": f"8.{number}", "seq": number})
-
-
-def lines(*numbers: int) -> bytes:
-    return chunk("".join(event(number) + "\n" for number in numbers))
-
-
-def refusal(status: int, code: str, *headers: str) -> bytes:
-    body = json.dumps({"error": {"code": code, "message": "no", "trace_id": "0" * 32}})
-    head = "\r\n".join([f"HTTP/1.1 {status} No", f"Content-Length: {len(body)}", *headers])
-    return f"{head}\r\n\r\n{body}".encode()
-
-
-@dataclass(slots=True)
-class Server:
-    """Answers each connection with the next answer, then closes it; ``None`` is one without an end."""
-
-    answers: list[bytes | None]
-    url: str = ""
-    asked: list[dict[str, list[str]]] = field(default_factory=list)
-
-    def serve(self, listener: socket.socket) -> None:
-        for answer in self.answers:
-            connection, _ = listener.accept()
-            with connection:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += connection.recv(65_536)
-                self.asked.append(parse_qs(urlsplit(head.split(b" ")[1].decode()).query))
-                if answer is None:
-                    connection.sendall(HEAD)
-                    assert connection.recv(1) == b"", "the client is to close it"
-                else:
-                    connection.sendall(answer)
-
-
-@contextmanager
-def serving(*answers: bytes | None) -> Iterator[Server]:
-    server = Server(list(answers))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=server.serve, args=(listener,), daemon=True)
-        thread.start()
-        yield server
-        thread.join(5)
-        assert not thread.is_alive(), "not all answers were asked for"
+from tests.support.scripted_server import END, HEAD, OK, Server, chunk, event, lines, refusal, serving
 
 
 def follow(
     server: Server, *, after: str | None = None, told: list[str] | None = None, silent_s: float = 5.0
 ) -> Iterator[str]:
-    client = Client(server.url, token="x", tenant="acme")
     heard: list[str] = [] if told is None else told
-    return iter(EventStream(client, {"runId": "r"}, after=after, silent_s=silent_s, tell=heard.append))
+    with Client(server.url, token="x", tenant="acme") as client:
+        yield from EventStream(client, {"runId": "r"}, after=after, silent_s=silent_s, tell=heard.append)
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +77,8 @@ def test_it_waits_as_long_as_the_server_asks_for(monkeypatch: pytest.MonkeyPatch
     limited = refusal(429, "RATE_LIMITED", "Retry-After: 3")
     with serving(limited, HEAD + lines(1)) as server:
         assert next(follow(server)) == event(1)
-    assert slept == [3.0]
+    # Those who were refused at once do not come back at once.
+    assert 3.0 < slept[0] <= 3.05
 
 
 @pytest.mark.parametrize(
@@ -153,12 +93,55 @@ def test_what_trying_again_cannot_mend_ends_it(status: int, code: str) -> None:
             next(stream)
 
 
+def test_what_is_no_stream_ends_it() -> None:
+    page = OK + b"Content-Type: text/html\r\n\r\n" + chunk("<html>") + END
+    with (
+        serving(page) as server,
+        Client(server.url, token="x", tenant="acme") as client,
+        pytest.raises(CommandError, match="no event stream"),
+    ):
+        next(iter(EventStream(client, {}, tell=pytest.fail)))
+
+
+def test_a_server_that_ends_each_connection_at_once_is_asked_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("orchestrator_cli.event_stream.time.sleep", slept.append)
+    monkeypatch.setattr("orchestrator_cli.event_stream.random.uniform", lambda _low, high: high)
+    with serving(*[HEAD] * 4, HEAD + chunk("\n"), HEAD + lines(1)) as server:
+        assert next(follow(server)) == event(1)
+    assert slept == [0.01, 0.02, 0.04, 0.05, 0.01]
+
+
 def test_a_start_is_made_again_with_its_key_and_only_until_patience_ends() -> None:
     close = "Connection: close"
-    answers = (b"", refusal(503, "UNAVAILABLE", close), refusal(409, "IDEMPOTENCY_IN_PROGRESS", close))
-    with serving(*answers) as server:
+    served = refusal(409, "IDEMPOTENCY_IN_PROGRESS", close, "Retry-After: 0")
+    with serving(b"", served, refusal(503, "UNAVAILABLE", close)) as server:
         told: list[str] = []
-        client = Client(server.url, token="x", tenant="acme", patience_s=0.8, tell=told.append)
-        with pytest.raises(CommandError, match="IDEMPOTENCY_IN_PROGRESS"):
+        with (
+            Client(server.url, token="x", tenant="acme", patience_s=0.8, tell=told.append) as client,
+            pytest.raises(CommandError, match="503 UNAVAILABLE"),
+        ):
             client.start_run("plan", {})
-        assert len(told) == 1
+    assert len(told) == 1
+    assert len(server.keys) == 3
+    assert len(set(server.keys)) == 1
+
+
+def test_a_start_that_is_refused_is_not_made_again() -> None:
+    with (
+        serving(refusal(409, "RUN_TOKEN_CONFLICT")) as server,
+        Client(server.url, token="x", tenant="acme", patience_s=5.0) as client,
+        pytest.raises(CommandError, match="409 RUN_TOKEN_CONFLICT"),
+    ):
+        client.start_run("plan", {})
+
+
+def test_an_answer_that_is_not_the_api_s_is_an_error() -> None:
+    with (
+        serving(OK + b"\r\n" + chunk("<html>") + END) as server,
+        Client(server.url, token="x", tenant="acme", patience_s=5.0) as client,
+        pytest.raises(CommandError, match="not this API's"),
+    ):
+        client.start_run("plan", {})
