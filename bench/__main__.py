@@ -16,10 +16,12 @@ from bench.canvas import PREFORK, THREADS
 from bench.celery_peer import celery_peers
 from bench.measure import compare, grow
 from bench.orchestrator import Orchestrator, orchestrator
-from bench.results import Latency, Results, Streamed
+from bench.results import Latency, Results, Streams
 from bench.shapes import LARGE, SHAPES, SHORT, Shape
 from bench.steady import CONNECTIONS, SECONDS, SHORT_SECONDS, steady
 from bench.stream import CROWDS, SHORT_CROWD, stream
+from bench.stream_replay import PASTS, SHORT_PAST, replay
+from bench.stream_storm import SHORT_STORM, STORMS, storm
 from bench.subject import BenchError
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -89,10 +91,14 @@ def _latencies(ours: Orchestrator, names: Sequence[str], *, short: bool) -> list
     )
 
 
-def _streams(ours: Orchestrator, names: Sequence[str], *, short: bool) -> list[Streamed]:
+def _streams(ours: Orchestrator, names: Sequence[str], *, short: bool) -> Streams | None:
     if not short and STREAM not in names:
-        return []
-    return stream(ours, (SHORT_CROWD,) if short else CROWDS, tell=click.echo)
+        return None
+    return Streams(
+        crowds=stream(ours, (SHORT_CROWD,) if short else CROWDS, tell=click.echo),
+        storms=storm(ours, SHORT_STORM if short else STORMS, tell=click.echo),
+        replays=replay(ours, SHORT_PAST if short else PASTS, tell=click.echo),
+    )
 
 
 def _document(results: Results, described: Mapping[str, str], repeat: int) -> str:

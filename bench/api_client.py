@@ -50,6 +50,8 @@ class ApiClient:
             response = self._connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
+            # The next call begins with a new one.
+            self._connection.close()
             raise BenchError(f"{method} {path}: {error!r}") from error
         if not 200 <= response.status < 300:
             raise BenchError(f"{method} {path}: {response.status} {text.decode(errors='replace')[:500]}")

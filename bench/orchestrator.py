@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from bench.api_client import ApiClient
@@ -42,18 +42,22 @@ class Orchestrator:
 
     name = "Orchestrator"
 
-    def __init__(self, make_client: Callable[[], ApiClient], folder: Path, address: tuple[str, int]) -> None:
+    def __init__(
+        self, make_client: Callable[[str, str], ApiClient], folder: Path, address: tuple[str, int]
+    ) -> None:
+        """``make_client`` takes a tenant and a token for it."""
         self._make_client = make_client
+        self._token = _mint(folder, TENANT)
         self._folder = folder
         self.address = address
-        self._clients = clients = [make_client() for _ in range(SUBMITTERS)]
+        self._clients = clients = self.more_clients(SUBMITTERS)
         self._client = clients[0]
         self._published: set[str] = set()
         self._shortest: dict[str, float] = {}
         self._threads = ThreadPoolExecutor(max_workers=len(clients))
 
     def measure(self, shape: Shape) -> float:
-        self._publish(shape)
+        self.publish(shape)
         begun = time.perf_counter()
         runs = self._start(shape)
         self._wait(shape, begun, lambda: self._has_ended(shape, runs))
@@ -65,21 +69,34 @@ class Orchestrator:
 
     def more_clients(self, number: int) -> list[ApiClient]:
         """Make clients of the same API, each with a connection of its own."""
-        return [self._make_client() for _ in range(number)]
+        return [self._make_client(TENANT, self._token) for _ in range(number)]
 
-    def account(self, tenant: str = TENANT) -> dict[str, str]:
-        """Give the name of a tenant, and a token for it."""
-        return {"tenant": tenant, "token": _mint(self._folder, tenant)}
+    def client_of(self, tenant: str) -> ApiClient:
+        """Make a client of another tenant."""
+        return self._make_client(tenant, self.token_for(tenant))
+
+    @property
+    def owner_url(self) -> str:
+        """Where the owner of the ledger connects to PostgreSQL."""
+        return str(self._described()["environ"]["ORCH_MIGRATION_DATABASE_URL"])
+
+    def token_for(self, *tenants: str) -> str:
+        """Make a token that is good for these tenants."""
+        return _mint(self._folder, *tenants)
 
     def process(self, name: str) -> int:
         """Give the pid of one of the stack's programs."""
-        described = json.loads((self._folder / "stack.json").read_text(encoding="utf-8"))
-        return int(described["processes"][name]["pid"])
+        return int(self._described()["processes"][name]["pid"])
+
+    def _described(self) -> dict[str, Any]:
+        described: dict[str, Any] = json.loads((self._folder / "stack.json").read_text(encoding="utf-8"))
+        return described
 
     def close(self) -> None:
         self._threads.shutdown()
 
-    def _publish(self, shape: Shape) -> None:
+    def publish(self, shape: Shape) -> None:
+        """Publish the DAG of a shape, once."""
         if shape.name not in self._published:
             self._client.post("/dags", shape.definition())
             self._published.add(shape.name)
@@ -139,19 +156,22 @@ def orchestrator(folder: Path) -> Iterator[Orchestrator]:
         if not up.stdout.readline():
             raise BenchError("`orch up` ended; what it wrote above says why")
         url = urlsplit(json.loads((folder / "stack.json").read_text(encoding="utf-8"))["url"])
-        address, token = (url.hostname or "", url.port or 0), _mint(folder, TENANT)
+        address = (url.hostname or "", url.port or 0)
         ours = Orchestrator(
-            lambda: stack.enter_context(ApiClient(*address, token=token, tenant=TENANT)), folder, address
+            lambda tenant, token: stack.enter_context(ApiClient(*address, token=token, tenant=tenant)),
+            folder,
+            address,
         )
         stack.callback(ours.close)
         yield ours
 
 
-def _mint(folder: Path, tenant: str) -> str:
+def _mint(folder: Path, *tenants: str) -> str:
     data = ["--data-dir", str(folder)]
+    names = [word for tenant in tenants for word in ("--tenant", tenant)]
     scopes = [word for scope in SCOPES for word in ("--scope", scope)]
     minted = subprocess.run(
-        [*_ORCH, "token", "mint", *data, "--tenant", tenant, *scopes, "--ttl", "12h"],
+        [*_ORCH, "token", "mint", *data, *names, *scopes, "--ttl", "12h"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.orchestrator import FIRST_LOOK_SHARE, PAUSE_S, PAUSE_SHARE, SUBMITTERS
-from bench.results import Comparison, Growth, Latency, Results, Series, Streamed
+from bench.results import Comparison, Growth, Latency, Replayed, Results, Series, Storm, Streamed
 from bench.steady import CONNECTIONS, RATE, SECONDS
+from bench.stream import IDLE_TENANTS, STARTERS
+from bench.stream_reader import RECONNECT_S
+from bench.stream_storm import PAUSE_S as STORM_PAUSE_S
 
 _FIRST_LOOK = f"{FIRST_LOOK_SHARE:.0%}"
 _PAUSE = f"{1_000 * PAUSE_S:.0f} ms"
@@ -38,13 +41,33 @@ started. Each request has its time to be sent, and counts from then, so that a s
 were due meanwhile. Client, servers and worker share the machine."""
 
 
-_STREAM = """\
-WebSockets to the one web process that `orch up` starts, all of a crowd open at a time; the idle ones are
-another tenant's. The events are those of runs of two steps that the worker executes, started one by one at
-an even pace over the same API. A delay is counted from the time that the event carries, which is taken
-within its transaction, to its arrival at a client: it contains the commit. It is taken from the last line of
-each read of each client. Every client must have got each event, or there is no result. Clients, load,
-servers and worker share the machine."""
+_STREAM = f"""\
+WebSockets to the one web process that `orch up` starts, all of a crowd open at a time; the idle ones are of
+up to {IDLE_TENANTS} other tenants. The events are those of runs of two steps that the worker executes,
+started at an even pace over {STARTERS} connections to the same API. A delay is counted from the time that
+the event carries, which is taken within its transaction, to its arrival in a client's kernel: it contains
+the commit. It is taken from the last line of each read of each client. Every client must have got each event
+once, all in the same order, or there is no result. Clients, load, servers and worker share the machine."""
+
+
+_COMMITS = """\
+The same without the time in the event: when some of the clients learnt that a run has begun, counted from
+when its `POST /runs` was sent, and from when its answer was there. The event is committed between the two, so
+that the delay from the commit itself lies between them, too. Below zero, a client learnt of the run before
+whoever started it."""
+
+
+_STORMS = f"""\
+The web process is killed, with the one that would start it again, below all of these clients, while
+{1 / STORM_PAUSE_S:.0f} runs a second are started. The clients try to connect every {1_000 * RECONNECT_S:.0f}
+ms, all of them at once, and go on from their cursors. The seconds count from the kill; each client must have
+got each event once, all in the same order."""
+
+
+_REPLAYS = """\
+One client asks for everything since a tenant's first event, while new runs are started. Each line that comes
+is put into the hash chain of its run; the heads of all chains must be those of the ledger, or there is no
+result."""
 
 
 def document(results: Results, *, machine: Mapping[str, str], command: str, date: str, repeat: int) -> str:
@@ -68,12 +91,15 @@ def tables(results: Results) -> list[str]:
         parts += ["## Cost of a step as runs grow", _growth_table(results.growths)]
     if results.latencies:
         parts += ["## Single requests under a steady load", _STEADY, _latency_table(results.latencies)]
-    if results.streams:
-        parts += ["## The event stream", _STREAM, _stream_table(results.streams)]
+    if results.streams is not None:
+        parts += ["## The event stream", _STREAM, _crowd_table(results.streams.crowds)]
+        parts += [_COMMITS, _commit_table(results.streams.crowds)]
+        parts += ["### A server that dies", _STORMS, _storm_table(results.streams.storms)]
+        parts += ["### The past", _REPLAYS, _replay_table(results.streams.replays)]
     return parts
 
 
-def _stream_table(streams: Sequence[Streamed]) -> str:
+def _crowd_table(crowds: Sequence[Streamed]) -> str:
     head = [
         "clients that get each event",
         "idle clients beside",
@@ -92,15 +118,60 @@ def _stream_table(streams: Sequence[Streamed]) -> str:
             f"{one.crowd.active:,}",
             f"{one.crowd.idle:,}",
             f"{one.events_a_second:.0f}",
-            *(f"{1_000 * one.delays.percentile(percent):.1f}" for percent in (50, 95, 99, 100)),
+            *_percentiles(one.delays),
             f"{1_000 * one.health.percentile(99):.1f}",
             f"{one.connect_seconds:.1f}",
             f"{one.kilobytes_a_client:.1f}",
             f"{one.cpu_share:.0%}",
         ]
-        for one in streams
+        for one in crowds
     ]
     return _table(head, rows)
+
+
+def _commit_table(crowds: Sequence[Streamed]) -> str:
+    head = ["clients", "events a second", "milliseconds from", "p50", "p95", "p99", "slowest"]
+    rows = [
+        [f"{one.crowd.active:,}", f"{one.events_a_second:.0f}", since, *_percentiles(latency)]
+        for one in crowds
+        for since, latency in (("the request", one.after_request), ("the answer", one.after_answer))
+    ]
+    return _table(head, rows)
+
+
+def _storm_table(storms: Sequence[Storm]) -> str:
+    head = ["clients", "events", "API answers after, s", "all connected", "all got an event", "503s"]
+    rows = [
+        [
+            f"{one.clients:,}",
+            str(one.events),
+            f"{one.answers_after:.1f}",
+            f"{one.connected_after:.1f}",
+            f"{one.live_after:.1f}",
+            str(one.refused),
+        ]
+        for one in storms
+    ]
+    return _table(head, rows)
+
+
+def _replay_table(replays: Sequence[Replayed]) -> str:
+    head = ["events", "seconds", "events a second", "memory of the web process, MiB", "growth"]
+    rows = [
+        [
+            f"{one.events:,}",
+            f"{one.seconds:.1f}",
+            f"{one.events / one.seconds:,.0f}",
+            f"{one.kilobytes_before / 1_024:.1f}",
+            f"{(one.kilobytes_most - one.kilobytes_before) / 1_024:.1f}",
+        ]
+        for one in replays
+    ]
+    return _table(head, rows)
+
+
+def _percentiles(latency: Latency) -> list[str]:
+    return [f"{1_000 * latency.percentile(percent):.1f}" for percent in (50, 95, 99, 100)]
 
 
 def _latency_table(latencies: Sequence[Latency]) -> str:

@@ -90,16 +90,69 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """What a crowd had of it. Delays count from the time in the event, which is before its commit."""
+    """What a crowd had of it.
+
+    ``delays`` count from the time in the event, which is before its commit; ``after_answer`` from when
+    whoever started a run was told so, which is after it; ``after_request`` from before that was asked for.
+    """
 
     crowd: Crowd
     events_a_second: float
     delays: Latency
+    after_request: Latency
+    after_answer: Latency
     health: Latency
     connect_seconds: float
     kilobytes_a_client: float
     cpu_share: float
     """Of one core, the web process's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storms:
+    """How many clients lose their server, and how often."""
+
+    clients: int
+    repeat: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storm:
+    """The seconds count from the death of the web process."""
+
+    clients: int
+    answers_after: float
+    """The next web process answers."""
+    connected_after: float
+    """All clients have a stream again."""
+    live_after: float
+    """All clients have got an event again."""
+    refused: int
+    """Attempts to connect that were answered with 503."""
+    events: int
+    """Each client got all of them, each once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A client that began with the first event, while others were written."""
+
+    events: int
+    """Of the past."""
+    seconds: float
+    kilobytes_before: int
+    """The web process's, before the client came."""
+    kilobytes_most: int
+    """The same while it was given the past."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """All that was measured of the event stream."""
+
+    crowds: Sequence[Streamed]
+    storms: Sequence[Storm]
+    replays: Sequence[Replayed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,4 +162,4 @@ class Results:
     comparisons: Sequence[Comparison]
     growths: Sequence[Growth]
     latencies: Sequence[Latency] = ()
-    streams: Sequence[Streamed] = ()
+    streams: Streams | None = None

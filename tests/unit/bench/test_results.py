@@ -6,7 +6,18 @@ import pytest
 
 from bench import report
 from bench.measure import MOST_LOST, compare
-from bench.results import Comparison, Growth, Latency, Results, Series
+from bench.results import (
+    Comparison,
+    Crowd,
+    Growth,
+    Latency,
+    Replayed,
+    Results,
+    Series,
+    Storm,
+    Streamed,
+    Streams,
+)
 from bench.shapes import CHAIN40, LONG_CHAIN, Shape
 from bench.subject import DidNotEnd
 
@@ -50,6 +61,31 @@ def test_a_percentile_is_the_nearest_rank() -> None:
     assert [latency.percentile(p) for p in (50, 99, 100)] == [0.1, 0.198, 0.2]
     text = "\n".join(report.tables(Results(comparisons=[], growths=[], latencies=[latency])))
     assert "| GET | 200 | 100.0 | 180.0 | 198.0 | 200.0 |" in text
+
+
+def test_the_document_tells_what_streams_did() -> None:
+    latency = Latency(what="an event", seconds=(-0.001, 0.002))
+    crowd = Streamed(
+        crowd=Crowd(active=1_000, idle=50, events_a_second=10, seconds=1),
+        events_a_second=9.8,
+        delays=latency,
+        after_request=latency,
+        after_answer=latency,
+        health=latency,
+        connect_seconds=1.25,
+        kilobytes_a_client=8.04,
+        cpu_share=0.125,
+    )
+    storm = Storm(
+        clients=1_000, answers_after=2.0, connected_after=3.0, live_after=3.04, refused=7, events=72
+    )
+    past = Replayed(events=100_000, seconds=4.0, kilobytes_before=102_400, kilobytes_most=104_960)
+    streams = Streams(crowds=[crowd], storms=[storm], replays=[past])
+    text = "\n".join(report.tables(Results(comparisons=[], growths=[], streams=streams)))
+    assert "| 1,000 | 50 | 10 | -1.0 | 2.0 | 2.0 | 2.0 | 2.0 | 1.2 | 8.0 | 12% |" in text
+    assert "| 1,000 | 10 | the answer | -1.0 | 2.0 | 2.0 | 2.0 |" in text
+    assert "| 1,000 | 72 | 2.0 | 3.0 | 3.0 | 7 |" in text
+    assert "| 100,000 | 4.0 | 25,000 | 100.0 | 2.5 |" in text
 
 
 class _Forgetful:
