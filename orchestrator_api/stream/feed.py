@@ -146,8 +146,8 @@ class Feed:
     def _serve(self) -> None:
         pause = _PAUSE_SECONDS[0]
         while True:
-            self._wait()
             try:
+                self._wait()
                 self._look()
                 self._catch_up()
                 pause = _PAUSE_SECONDS[0]

@@ -99,7 +99,7 @@ class Hub:
         for end in (receiver, self._wake_sender):
             end.setblocking(False)
         self._selector.register(receiver, EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, args=(receiver,), name="stream-hub", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(receiver,), name="stream-hub", daemon=True)
         self._thread.start()
 
     def _wake(self) -> None:
@@ -107,6 +107,19 @@ class Hub:
             # A full pipe wakes, too.
             with suppress(BlockingIOError):
                 self._wake_sender.send(b"w")
+
+    def _run(self, wake: socket.socket) -> None:
+        while True:
+            try:
+                self._serve(wake)
+            except Exception:
+                # Whoever is cut off comes back; without this thread nobody would be served any more.
+                LOGGER.exception("stream_hub_failed")
+                for client in list(self._clients):
+                    self._drop(client)
+                time.sleep(TICK_SECONDS)
+            else:
+                return
 
     def _serve(self, wake: socket.socket) -> None:
         next_tick = time.monotonic() + TICK_SECONDS

@@ -181,6 +181,9 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "dags": "[]",
         "plugins": [],
         "loaded": "[]",
+        "xid": "0",
+        "event_id": 0,
+        "seq": 0,
     }
 
 
@@ -224,7 +227,7 @@ def test_each_query_finds_nothing_for_another_tenant_even_without_row_level_secu
 
 @pytest.mark.parametrize(
     ("aggregate", "name"),
-    [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|queues|set|totals$", q[1])],
+    [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|read|present|queues|set|totals$", q[1])],
 )
 def test_the_same_queries_do_find_what_the_tenant_has(
     ledger: Ledger, run_id: RunId, aggregate: str, name: str
