@@ -137,8 +137,8 @@ def _forged(random: Random, message: bytes) -> bytes:
     try:
         document = json.loads(message)
         args, kwargs, embedded = json.loads(base64.b64decode(document["body"]))
-    except (ValueError, KeyError, TypeError):
-        return message  # It is forged already.
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return message  # It is forged already, by this fault or one beside it.
     kwargs.update(
         random.choice(
             [
