@@ -80,7 +80,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     dispatcher = Dispatcher(db, app)
     keeper = LeaseKeeper(
         partial(work.renew, db_of_leases, lease_ms=settings.lease_ms),
-        partial(_tell_alive, db_of_leases, settings, worker_id),
+        lambda: _tell_alive(db_of_leases, settings, runner),
         lease_ms=settings.lease_ms,
         kill_grace_ms=settings.kill_grace_ms,
         heartbeat_ms=settings.heartbeat_ms,
@@ -93,6 +93,8 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     )
     feed = LogFeed(LiveLogs(settings.redis_url), max_bytes=settings.live_log_bytes)
     catalog = load_catalog()
+    controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
+    pool = cast(StepPool, controller.pool)
     runner = StepRunner(
         db=db,
         settings=settings,
@@ -103,13 +105,12 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         shutdown=shutdown,
         feed=feed,
         worker_id=worker_id,
+        pool=pool,
         tracer=open_tracer(settings.otlp_endpoint, service="orchestrator-worker"),
     )
     register(app, runner)
     listener = WarmListener(db, catalog, worker_id)
     cancel_listener = CancelListener(CancelHints(settings.redis_url), keeper.renew_soon)
-    controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
-    pool = cast(StepPool, controller.pool)
     watchdog = Watchdog(
         QueueKeys(settings),
         worker_queues(settings),
@@ -148,14 +149,15 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     return int(controller.exitcode or 0)
 
 
-def _tell_alive(db: Database, settings: Settings, worker_id: WorkerId) -> None:
+def _tell_alive(db: Database, settings: Settings, runner: StepRunner) -> None:
     workers.register(
         db,
-        worker_id,
+        runner.worker_id,
         pools=settings.worker_pools,
         slots=settings.worker_concurrency,
         heartbeat_ms=settings.heartbeat_ms,
     )
+    runner.share = workers.share(db, runner.worker_id)
     incidents.report(db, "worker", TALLY)
 
 

@@ -44,6 +44,7 @@ class StepPool(TaskPool):
         super().__init__(*args, **kwargs)
         self._lock = Lock()
         self._taken = 0
+        self._reserved = 0
         self._reconnect = Event()
         self.heard = 0
         """How many messages have come so far; counted by the thread of the event loop."""
@@ -70,6 +71,44 @@ class StepPool(TaskPool):
         """Have the event loop connect to Redis anew. Safe in any thread."""
         self._reconnect.set()
         self.wake()
+
+    @property
+    def num_processes(self) -> int:
+        """How many slots there are for messages: the loop reads while fewer of these are taken."""
+        return int(self.limit) - self._reserved
+
+    def reserve(self) -> int:
+        """Keep the free slots from messages, except for one: the next message may be on its way already."""
+        with self._lock:
+            number = max(0, int(self.limit) - self._taken - 1)
+            self._taken += number
+            self._reserved += number
+        return number
+
+    def give_back(self, number: int) -> None:
+        """Let go of so many reserved slots."""
+        if number > 0:
+            with self._lock:
+                all_taken = self._taken >= self.limit
+                self._taken -= number
+                self._reserved -= number
+            if all_taken:
+                self.wake()
+
+    def run_reserved(self, work: Callable[[], None]) -> None:
+        """Run in a reserved slot, and then let go of it; in the caller's thread once the pool has stopped."""
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                self.give_back(1)
+
+        try:
+            self.executor.submit(run)  # type: ignore[attr-defined]  # The stubs have it not.
+        except RuntimeError:
+            # What was claimed must be given back, at least.
+            run()
 
     def on_apply(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:

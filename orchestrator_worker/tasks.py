@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -12,14 +12,27 @@ import structlog
 from celery import Celery, Task
 
 from orchestrator_worker.attempt_trace import attempt_trace
+from orchestrator_worker.celery_app import StepPool
 from orchestrator_worker.executor import run_attempt
 from orchestrator_worker.lease import Lease, LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
+from orchestrator_worker.settler import Request, Settler, Turn
 from orchestrator_worker.shutdown import Shutdown
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.domain.expressions import ExpressionError, evaluate_when
-from shared.domain.models import Change, Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
+from shared.domain.models import (
+    Claim,
+    Ended,
+    Failed,
+    Outcome,
+    Progress,
+    RunId,
+    Sha256,
+    TenantId,
+    Undecided,
+    WorkerId,
+)
 from shared.domain.states import ErrorCode
 from shared.domain.trace import TraceContext, parse_trace
 from shared.errors import ArtifactNotFound, StoreUnavailable
@@ -29,6 +42,7 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.doorbell import MESSAGE_VERSION
 from shared.plugins import Catalog, StopReason
 from shared.services import artifacts, work
+from shared.services.work import Handoff
 from shared.store.db import Database
 from shared.tracing import Tracer
 
@@ -61,6 +75,7 @@ class StepRunner:
         shutdown: Shutdown,
         feed: LogFeed,
         worker_id: WorkerId,
+        pool: StepPool,
         tracer: Tracer | None = None,
     ) -> None:
         self._db = db
@@ -71,10 +86,14 @@ class StepRunner:
         self._keeper = keeper
         self._shutdown = shutdown
         self._feed = feed
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._tracer = tracer
         self._traces = dispatcher.traces
         self._pools = frozenset(settings.worker_pools)
+        self._pool = pool
+        self._settler = Settler(self._settle, pool)
+        self.share = 0.0
+        """The share of this process in the slots of the fleet."""
         self.refused = Complaint("message_refused")
         """Messages that nobody of ours can have sent."""
         self.lost_results = Complaint("result_thrown_away")
@@ -101,20 +120,16 @@ class StepRunner:
             self.refused.note(error)
             return
         try:
-            slice_end = time.monotonic() + self._settings.handoff_ms / 1000
+            slice_end = self._slice_end()
             if self._shutdown.draining:
                 return
-            since = time.monotonic()
-            claim = work.claim(
-                self._db, tenant, run_id, step_no, worker_id=self._worker_id, lease_ms=self._settings.lease_ms
-            )
-            if claim is None and pool is not None:
+            claimed = self._settler.claim(tenant, run_id, step_no)
+            if claimed.claim is None and pool is not None:
                 # Its step was cancelled, say: the tenant gets back what it was charged in advance.
                 self._dispatcher.slot_freed(pool, tenant, used_ms=0, messages=1)
-            if claim is not None:
-                self._dispatcher.events_written(tenant)
-            self._note_trace(claim, trace)
-            self._work_through(claim, since, slice_end, messages=1)
+            self._note_trace(claimed.claim, trace)
+            self._follow(tenant, claimed, slice_end)
+            self._work_through(claimed.claim, claimed.since, slice_end, messages=1)
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
@@ -126,7 +141,7 @@ class StepRunner:
             self.refused.note(error)
             return
         try:
-            slice_end = time.monotonic() + self._settings.handoff_ms / 1000
+            slice_end = self._slice_end()
             if self._shutdown.draining:
                 return
             claim, since = self._decide(tenant, run_id, self._handoff_pools(slice_end))
@@ -156,12 +171,16 @@ class StepRunner:
         pool, tenant, taken = claim.pool, claim.tenant, since
         try:
             while claim is not None:
-                claim, since = self._run_one(claim, since, slice_end)
+                claim, since, renewed = self._run_one(claim, since, slice_end)
+                if renewed:
+                    # Nobody else has waited for the slot, so nobody is to be charged for it so far.
+                    taken, slice_end = since, self._slice_end()
         finally:
             used_ms = (time.monotonic() - taken) * 1000
             self._dispatcher.slot_freed(pool, tenant, used_ms=used_ms, messages=messages)
 
-    def _run_one(self, claim: Claim, since: float, slice_end: float) -> tuple[Claim | None, float]:
+    def _run_one(self, claim: Claim, since: float, slice_end: float) -> tuple[Claim | None, float, bool]:
+        """Run a step; gives the next, the time just before it was granted, and if its slice begins anew."""
         run = self._traces.of(claim.run_id, claim.trace_id)
         with (
             attempt_trace(claim, run, self._tracer) as trace,
@@ -170,23 +189,37 @@ class StepRunner:
             outcome = trace.outcome = self._attempt(claim, lease, trace.here)
             if lease.stop.reason is StopReason.LEASE_LOST:
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
-                return None, 0.0
-            change, since = self._complete(claim, outcome, lease, slice_end)
-            if not change.accepted:
+                return None, 0.0, False
+            told = self._complete(claim, outcome, lease, slice_end)
+            if not told.accepted:
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
-        self._follow(claim.tenant, change)
-        if not change.undecided:
-            return change.next, since
-        if change.next is not None:
+        undecided = self._follow(claim.tenant, told, slice_end)
+        if undecided and told.claim is None:
+            return *self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end)), False
+        if undecided:
             self._decide_aside(claim.tenant, claim.run_id)
-            return change.next, since
-        return self._decide(claim.tenant, claim.run_id, self._handoff_pools(slice_end))
+        return told.claim, told.since, told.claim is not None and told.turn is Turn.IS_OVER
 
-    def _follow(self, tenant: TenantId, change: Change) -> None:
-        """Have dispatched what a change made ready, or made room for, and have told what happened."""
-        self._dispatcher.events_written(tenant)
-        self._dispatcher.steps_ready(tenant, change.ready_pools)
-        self._dispatcher.keys_changed(tenant, change.keys)
+    def _follow(self, tenant: TenantId, told: Request, slice_end: float) -> bool:
+        """Do what a transition asks for, if it is this thread that has to; is there to decide?"""
+        for claim in told.more:
+            self._pool.run_reserved(partial(self._work_beside, claim, told.since, slice_end))
+        progress = told.progress
+        if progress is None:
+            return False
+        if progress.settled or progress.claims:
+            self._dispatcher.events_written(tenant)
+        # What is left is first looked at by those who have just taken some of it.
+        self._dispatcher.steps_ready(tenant, progress.ready_pools, at_once=not progress.claims)
+        self._dispatcher.keys_changed(tenant, progress.keys)
+        return progress.undecided
+
+    def _work_beside(self, claim: Claim, since: float, slice_end: float) -> None:
+        """Run a step that was taken for a reserved slot, and what it hands on. Raises nothing."""
+        try:
+            self._work_through(claim, since, slice_end, messages=0)
+        except Exception as error:  # noqa: BLE001  # It is logged there.
+            self._unserved(error)
 
     def _attempt(self, claim: Claim, lease: Lease, trace: TraceContext) -> Outcome:
         try:
@@ -216,9 +249,7 @@ class StepRunner:
             return False
         return True
 
-    def _complete(
-        self, claim: Claim, outcome: Outcome, lease: Lease, slice_end: float
-    ) -> tuple[Change, float]:
+    def _complete(self, claim: Claim, outcome: Outcome, lease: Lease, slice_end: float) -> Request:
         """Report the outcome, again and again while PostgreSQL is away and the lease lasts.
 
         ``accepted`` is false when the attempt was another's already, and also after a commit
@@ -226,23 +257,36 @@ class StepRunner:
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
-            since = time.monotonic()
             try:
-                change = work.complete(
-                    self._db,
-                    claim,
-                    outcome,
-                    worker_id=self._worker_id,
-                    handoff_pools=self._handoff_pools(slice_end),
-                    lease_ms=self._settings.lease_ms,
-                )
-                return change, since
+                return self._settler.complete(claim, outcome, self._turn(slice_end))
             except StoreUnavailable as error:
                 if self._keeper.remaining_seconds(lease) < pause:
                     self.unreported.note(error, step=claim.step_id, run_id=str(claim.run_id))
-                    return Change(accepted=False), since
+                    return Request(claim.step_no)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _settle(
+        self,
+        tenant: TenantId,
+        run_id: RunId,
+        claims: Sequence[int],
+        ended: Sequence[Ended],
+        *,
+        sure: int,
+        late: int,
+        free: int,
+    ) -> Progress:
+        handoff = Handoff(
+            worker_id=self.worker_id,
+            lease_ms=self._settings.lease_ms,
+            pools=self._pools if sure or late else NO_POOLS,
+            sure=sure,
+            late=late,
+            free=free,
+            share=self.share,
+        )
+        return work.settle(self._db, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
 
     def _decide(
         self, tenant: TenantId, run_id: RunId, handoff_pools: frozenset[str]
@@ -261,11 +305,13 @@ class StepRunner:
                 run_id,
                 unlock=unlock,
                 skip=skip,
-                worker_id=self._worker_id,
+                worker_id=self.worker_id,
                 handoff_pools=handoff_pools,
                 lease_ms=self._settings.lease_ms,
             )
-            self._follow(tenant, change)
+            self._dispatcher.events_written(tenant)
+            self._dispatcher.steps_ready(tenant, change.ready_pools)
+            self._dispatcher.keys_changed(tenant, change.keys)
             if change.next is not None:
                 if change.undecided:
                     self._decide_aside(tenant, run_id)
@@ -292,11 +338,18 @@ class StepRunner:
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
+    def _slice_end(self) -> float:
+        """Tell until when who gets a slot now may go on with other steps."""
+        return time.monotonic() + self._settings.handoff_ms / 1000
+
+    def _turn(self, slice_end: float) -> Turn:
+        if self._shutdown.draining or not self._settings.handoff_ms:
+            return Turn.ENDS
+        return Turn.GOES_ON if time.monotonic() < slice_end else Turn.IS_OVER
+
     def _handoff_pools(self, slice_end: float) -> frozenset[str]:
         """Tell which pools to take the next step from, within the same transaction."""
-        if self._shutdown.draining or time.monotonic() >= slice_end:
-            return NO_POOLS
-        return self._pools
+        return self._pools if self._turn(slice_end) is Turn.GOES_ON else NO_POOLS
 
 
 def register(app: Celery, runner: StepRunner) -> None:

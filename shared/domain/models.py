@@ -303,6 +303,31 @@ Outcome = Succeeded | Failed | Stopped | Released
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How an attempt ended."""
+
+    step_no: int
+    attempt: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a worker process got settled in a run, and what has to happen after that commit.
+
+    ``settled`` are the steps whose endings were accepted: the guard found their attempts. ``claims`` are the
+    steps that the process has now. The rest is as in :class:`Change`.
+    """
+
+    settled: frozenset[int]
+    claims: tuple[Claim, ...]
+    ready_pools: frozenset[str] = frozenset()
+    undecided: bool = False
+    run_ended: bool = False
+    keys: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What a transition did to the run, for what has to happen after its commit.
 

@@ -53,16 +53,16 @@ class _Hints:
     """Pools of which slots were freed, with what the tenants have had of them."""
     written: set[TenantId] = field(default_factory=set)
     """Tenants with new events."""
+    pressing: bool = False
+    """Whether somebody waits for what is hinted at."""
 
-    @property
-    def pressing(self) -> bool:
-        """Tell whether somebody waits for what is hinted at."""
-        return bool(self.ready or self.runs or self.places or self.cancelled)
+    def __len__(self) -> int:
+        pressing = len(self.ready) + len(self.runs) + len(self.places) + len(self.cancelled)
+        return pressing + len(self.freed) + len(self.written)
 
     @property
     def full(self) -> bool:
-        pressing = len(self.ready) + len(self.runs) + len(self.places) + len(self.cancelled)
-        return pressing + len(self.freed) + len(self.written) >= MAX_HINTS
+        return len(self) >= MAX_HINTS
 
 
 class Dispatcher:
@@ -93,13 +93,13 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def steps_ready(self, tenant: TenantId, pools: Collection[str]) -> None:
-        """Dispatch from these pools soon: the tenant got ready steps there."""
+    def steps_ready(self, tenant: TenantId, pools: Collection[str], *, at_once: bool = True) -> None:
+        """Dispatch from these pools, soon or at once: the tenant got ready steps there."""
         with self._changed:
             for pool in pools:
                 if self._has_room(self._hints.ready, (pool, tenant)):
                     self._hints.ready.add((pool, tenant))
-                    self._wake()
+                    self._wake(pressing=at_once)
 
     def slot_freed(self, pool: str, tenant: TenantId, *, used_ms: float, messages: int) -> None:
         """Charge the tenant with its use of a slot, and dispatch from the pool soon if anything waits there.
@@ -118,21 +118,21 @@ class Dispatcher:
             for key in keys:
                 if self._has_room(self._hints.places, (tenant, key)):
                     self._hints.places.add((tenant, key))
-                    self._wake()
+                    self._wake(pressing=True)
 
     def undecided(self, tenant: TenantId, run_id: RunId) -> None:
         """Have a worker evaluate the ``when`` of steps of this run soon."""
         with self._changed:
             if self._has_room(self._hints.runs, (tenant, run_id)):
                 self._hints.runs.add((tenant, run_id))
-                self._wake()
+                self._wake(pressing=True)
 
     def cancelled(self, run_id: RunId) -> None:
         """Have the workers that run steps of this run look at once whether to stop them."""
         with self._changed:
             if self._has_room(self._hints.cancelled, run_id):
                 self._hints.cancelled.add(run_id)
-                self._wake()
+                self._wake(pressing=True)
 
     def events_written(self, tenant: TenantId) -> None:
         """Tell soon whoever streams the tenant's events that there are new ones."""
@@ -159,8 +159,9 @@ class Dispatcher:
             return False
         return True
 
-    def _wake(self) -> None:
+    def _wake(self, *, pressing: bool = False) -> None:
         """Wake the thread, or begin it; the caller holds the lock."""
+        self._hints.pressing |= pressing
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="dispatcher", daemon=True)
             self._thread.start()
@@ -169,12 +170,15 @@ class Dispatcher:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                while not (self._hints.pressing or self._hints.freed or self._hints.written):
+                while not len(self._hints):
                     if self._closed:
                         return
                     self._changed.wait()
-                if not self._hints.pressing and not self._closed:
-                    self._changed.wait(GATHER_SECONDS)
+                gathered = time.monotonic() + GATHER_SECONDS
+                while not (self._hints.pressing or self._closed):
+                    if (left := gathered - time.monotonic()) <= 0:
+                        break
+                    self._changed.wait(left)
                 hints, self._hints = self._hints, _Hints()
             try:
                 cancel_hints.send(self._app, hints.cancelled)

@@ -4,41 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.domain.models import Change, Claim, Outcome, RunId, TenantId, Undecided, WorkerId
+from shared.domain.models import Change, Ended, Progress, RunId, TenantId, Undecided, WorkerId
 from shared.store import work as store
 from shared.store.db import Database
 from shared.store.work import Handoff, Held, Renewal
 
-__all__ = ["Held", "Renewal", "claim", "complete", "decide", "renew", "undecided"]
+__all__ = ["Handoff", "Held", "Renewal", "decide", "renew", "settle", "undecided"]
 
 
-def claim(
-    db: Database, tenant: TenantId, run_id: RunId, step_no: int, *, worker_id: WorkerId, lease_ms: int
-) -> Claim | None:
-    """Take a queued step for one attempt with a lease of ``lease_ms``; ``None`` when it is not queued."""
-    with db.statement(tenant) as cur:
-        return store.claim(cur, tenant, run_id, step_no, worker_id=worker_id, lease_ms=lease_ms)
-
-
-def complete(
+def settle(
     db: Database,
-    claim: Claim,
-    outcome: Outcome,
+    tenant: TenantId,
+    run_id: RunId,
     *,
-    worker_id: WorkerId,
-    handoff_pools: frozenset[str],
-    lease_ms: int,
-) -> Change:
-    """Take note of how the claimed attempt ended, and settle what waited for it; maybe the run ends.
+    claims: Sequence[int] = (),
+    ended: Sequence[Ended] = (),
+    handoff: Handoff,
+) -> Progress:
+    """Claim queued steps for an attempt each, and take note of how attempts ended; maybe the run ends.
 
-    Guarded by the attempt: when the lease was lost and the step taken away, nothing
-    changes and ``accepted`` is false. It may be repeated when the commit's fate is
-    unknown. With ``handoff_pools``, one unlocked step of those pools is claimed in
-    the same transaction.
+    What waited for the ended ones is settled with them, and some of what that unlocks may be taken at once
+    (``handoff``). An ending is guarded by its attempt: when the lease was lost and the step taken away,
+    nothing changes and the step is not among the ``settled``. It may be repeated when the commit's fate is
+    unknown.
     """
-    handoff = Handoff(pools=handoff_pools, worker_id=worker_id, lease_ms=lease_ms)
-    with db.statement(claim.tenant) as cur:
-        return store.complete(cur, claim.tenant, claim.run_id, claim.step_no, claim.attempt, outcome, handoff)
+    with db.statement(tenant) as cur:
+        return store.settle(cur, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
 
 
 def undecided(db: Database, tenant: TenantId, run_id: RunId) -> list[Undecided]:

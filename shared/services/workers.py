@@ -27,6 +27,12 @@ def register(
         store.register(cur, worker_id, pools=pools, slots=slots, heartbeat_ms=heartbeat_ms)
 
 
+def share(db: Database, worker_id: WorkerId) -> float:
+    """Tell which share (0 to 1) a worker has in the slots of the fleet that serve one of its pools."""
+    with db.statement(None) as cur:
+        return store.share(cur, worker_id)
+
+
 def deregister(db: Database, worker_id: WorkerId) -> None:
     """Remove a worker that stops."""
     with db.statement(None) as cur:

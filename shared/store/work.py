@@ -1,4 +1,4 @@
-"""What a worker does with steps: claim, complete, decide, renew."""
+"""What a worker does with steps: settle (claim and complete), decide, renew."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from shared.domain.models import (
     ArtifactRef,
     Change,
     Claim,
+    Ended,
     Failed,
+    Json,
     JsonObject,
-    Outcome,
+    Progress,
     Released,
     RetryPolicy,
     RunId,
@@ -54,115 +56,111 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
-    """Who takes an unlocked step in the same transaction, from which pools; no pools: nobody."""
+    """Who takes steps in the same transaction, from which pools, and how many.
 
-    pools: frozenset[str]
+    A claim is good for ``lease_ms``. As many as ``sure`` of the settled steps make way for a next one, and as
+    many as ``late`` of them only if no message and no tenant waits for a slot of their pool. There
+    are ``free`` slots for some more of those that are unlocked together: for this ``share`` of them at most,
+    which is that of the worker in the slots of the fleet.
+    """
+
     worker_id: WorkerId
     lease_ms: int
+    pools: frozenset[str] = frozenset()
+    sure: int = 0
+    late: int = 0
+    free: int = 0
+    share: float = 0.0
 
 
-def claim(
-    cur: Cursor, tenant: TenantId, run_id: RunId, step_no: int, *, worker_id: WorkerId, lease_ms: int
-) -> Claim | None:
-    """Take a queued step for one attempt with a lease of ``lease_ms``.
-
-    Claiming is the only way a step becomes running. Redis may deliver a message
-    twice; the second claim finds no queued row and returns ``None``.
-    """
-    cur.execute(
-        _SQL["claim"],
-        {
-            "tenant": tenant,
-            "run_id": str(run_id),
-            "step_no": step_no,
-            "worker_id": worker_id,
-            "lease_ms": lease_ms,
-        },
-    )
-    return _claim(tenant, run_id, one(cur.fetchone()))
-
-
-def complete(
+def settle(
     cur: Cursor,
     tenant: TenantId,
     run_id: RunId,
-    step_no: int,
-    attempt: int,
-    outcome: Outcome,
+    *,
+    claims: Sequence[int],
+    ended: Sequence[Ended],
     handoff: Handoff,
-) -> Change:
-    """Take note of how an attempt ended, guarded by the attempt: a late one changes nothing."""
+) -> Progress:
+    """Claim the queued steps that messages asked for, and take note of how attempts ended.
+
+    Claiming is the only way a step becomes running: Redis may deliver a message twice, and the
+    second claim finds no queued row. An ending is guarded by its attempt: a late one changes nothing.
+    """
     cur.execute(
-        _SQL["complete"],
+        _SQL["settle"],
         {
             "tenant": tenant,
             "run_id": str(run_id),
-            "step_no": step_no,
-            "attempt": attempt,
-            "logs_ref": outcome.logs_ref,
+            "claims": list(claims),
+            # In the order in which leases are renewed: so neither waits for the other in a circle.
+            "ended": json.dumps([_ending(one) for one in sorted(ended, key=_step_no)]) if ended else None,
             "handoff_pools": list(handoff.pools),
+            "sure": handoff.sure,
+            "late": handoff.late,
+            "free": handoff.free,
+            "share": handoff.share,
             "worker_id": handoff.worker_id,
             "lease_ms": handoff.lease_ms,
-            **_ending(outcome),
         },
     )
-    return _change(tenant, run_id, one(cur.fetchone()))
+    rows = cur.fetchall()
+    first = rows[0]
+    taken = (_claim(tenant, run_id, row[5:]) for row in rows)
+    return Progress(
+        settled=frozenset(first[0]),
+        ready_pools=frozenset(first[1]),
+        undecided=bool(first[2]),
+        # NULL: there is no such run.
+        run_ended=first[3] is not None and RunStatus(first[3]).is_terminal,
+        keys=frozenset(first[4]),
+        claims=tuple(claim for claim in taken if claim is not None),
+    )
 
 
-_NOTHING: Mapping[str, object] = {
-    "outputs": None,
-    "outputs_hash": None,
-    "inputs_hash": None,
-    "error_code": None,
-    "error_message": None,
-    "delay_ms": None,
-    "artifacts": None,
-}
+def _step_no(ended: Ended) -> int:
+    return ended.step_no
 
 
-def _ending(outcome: Outcome) -> dict[str, object]:
+def _ending(ended: Ended) -> JsonObject:
+    outcome = ended.outcome
+    told: dict[str, Json] = {"step_no": ended.step_no, "attempt": ended.attempt}
+    if outcome.logs_ref is not None:
+        told["logs_ref"] = outcome.logs_ref
+    if outcome.artifacts:
+        told["artifacts"] = [_artifact(artifact) for artifact in outcome.artifacts]
     match outcome:
         case Succeeded():
-            return {
-                **_NOTHING,
+            told |= {
                 "ending": "succeeded",
-                "outputs": json.dumps(outcome.outputs),
+                "outputs": outcome.outputs,
                 "outputs_hash": outcome.outputs_hash,
                 "inputs_hash": outcome.inputs_hash,
-                "artifacts": _artifacts(outcome.artifacts),
             }
         case Failed():
-            return {
-                **_NOTHING,
+            told |= {
                 "ending": "failed" if outcome.retry_delay_ms is None else "retrying",
                 "inputs_hash": outcome.inputs_hash,
                 "error_code": outcome.error_code,
                 "error_message": outcome.error_message,
                 "delay_ms": outcome.retry_delay_ms,
-                "artifacts": _artifacts(outcome.artifacts),
             }
         case Stopped():
-            return {
-                **_NOTHING,
-                "ending": "cancelled",
-                "error_code": "CANCELLED",
-                "artifacts": _artifacts(outcome.artifacts),
-            }
+            told |= {"ending": "cancelled", "error_code": "CANCELLED"}
         case Released():
-            return {**_NOTHING, "ending": "released", "artifacts": _artifacts(outcome.artifacts)}
+            told["ending"] = "released"
         case _:
             assert_never(outcome)
+    return told
 
 
-def _artifacts(artifacts: Sequence[ArtifactRef]) -> str | None:
-    if not artifacts:
-        return None
-    return json.dumps(
-        [
-            {"name": a.name, "sha256": a.sha256, "size_bytes": a.size_bytes, "content_type": a.content_type}
-            for a in artifacts
-        ]
-    )
+def _artifact(artifact: ArtifactRef) -> JsonObject:
+    return {
+        "name": artifact.name,
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "content_type": artifact.content_type,
+    }
 
 
 def list_undecided(cur: Cursor, tenant: TenantId, run_id: RunId) -> list[Undecided]:

@@ -21,6 +21,13 @@ def register(
     )
 
 
+def share(cur: Cursor, worker_id: WorkerId) -> float:
+    """Tell which share a worker has in the slots of those that serve its pools; 0 if it is not known."""
+    cur.execute(_SQL["share"], {"worker_id": worker_id})
+    row = cur.fetchone()
+    return 0.0 if row is None else min(1.0, float(row[0]))
+
+
 def deregister(cur: Cursor, worker_id: WorkerId) -> None:
     """Remove a worker that stops."""
     cur.execute(_SQL["deregister"], {"worker_id": worker_id})

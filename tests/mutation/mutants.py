@@ -61,16 +61,16 @@ class Mutant:
 MUTANTS = (
     Mutant(
         name="a report is taken from any attempt",
-        where="orch.complete",
-        old="AND s.status = 'running' AND s.attempt = p_attempt",
+        where="orch.settle",
+        old="AND s.status = 'running' AND s.attempt = e.attempt",
         new="AND s.status = 'running'",
         red=f"{LEDGER}/test_transitions.py::test_late_completion_of_a_rescued_attempt_changes_nothing",
     ),
     Mutant(
         name="a report is taken of a step that has ended",
-        where="orch.complete",
-        old="AND s.status = 'running' AND s.attempt = p_attempt",
-        new="AND s.attempt = p_attempt",
+        where="orch.settle",
+        old="AND s.status = 'running' AND s.attempt = e.attempt",
+        new="AND s.attempt = e.attempt",
         red=f"{LEDGER}/test_transitions.py::test_one_of_many_completions_counts",
     ),
     Mutant(
@@ -117,9 +117,9 @@ MUTANTS = (
     ),
     Mutant(
         name="a run that is being cancelled tries again",
-        where="orch.complete",
-        old="WHEN r.cancel_requested_utc IS NOT NULL THEN 'cancelled'\n            WHEN p_ending",
-        new="WHEN p_ending",
+        where="orch.settle",
+        old="WHEN r.cancel_requested_utc IS NOT NULL THEN 'cancelled'\n            WHEN e.ending",
+        new="WHEN e.ending",
         red=f"{LEDGER}/test_transitions.py::test_a_step_of_a_cancelled_run_ends_with_its_attempt",
     ),
     Mutant(
@@ -184,9 +184,9 @@ MUTANTS = (
     ),
     Mutant(
         name="a lease counts from the answer that granted it",
-        where="orchestrator_worker/tasks.py",
-        old="            since = time.monotonic()\n            claim = work.claim(",
-        new="            since = time.monotonic() + 3_600\n            claim = work.claim(",
+        where="orchestrator_worker/settler.py",
+        old="            since = time.monotonic()\n            progress = self._settle(",
+        new="            since = time.monotonic() + 3_600\n            progress = self._settle(",
         red="tests/integration/worker/test_recovery.py::test_a_worker_that_is_cut_off_stops_before_its_successor_begins",
     ),
     Mutant(

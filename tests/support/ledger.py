@@ -25,6 +25,7 @@ from shared.domain.models import (
 from shared.domain.states import ErrorCode
 from shared.services import dags, dispatch, events, recovery, runs, steps, work
 from shared.store.db import Database
+from tests.support import verbs
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ACME = TenantId("acme")
@@ -74,7 +75,7 @@ class Ledger:
         return run
 
     def claim(self, run: Run, step_id: str, *, lease_ms: int = LONG_MS) -> Claim | None:
-        return work.claim(
+        return verbs.claim(
             self.service,
             self.tenant,
             run.run_id,
@@ -90,7 +91,7 @@ class Ledger:
         return claim
 
     def complete(self, claim: Claim, outcome: Outcome, *, handoff: frozenset[str] = NO_POOLS) -> Change:
-        return work.complete(
+        return verbs.complete(
             self.service,
             claim,
             outcome,

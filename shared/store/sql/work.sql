@@ -1,25 +1,14 @@
--- What a worker does with steps: claim, complete, decide, renew.
+-- What a worker does with steps: settle (claim and complete), decide, renew.
 
--- name: claim
--- Take a queued step for one attempt; NULLs when it is not queued any more.
+-- name: settle
+-- Settle what a worker process has to tell of a run; a row for each step that it has now, or one without.
 SELECT
-    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
-    c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
-    c.pool, c.inputs, c.ancestors
-FROM orch.claim(%(tenant)s, %(run_id)s, %(step_no)s, %(worker_id)s, %(lease_ms)s) AS c;
-
--- name: complete
--- Take note of how an attempt ended, if it still holds its step; and claim the next one when asked.
-SELECT
-    c.accepted, c.ready_pools, c.undecided, c.run_status,
-    c.step_no, c.step_id, c.attempt, c.tries, c.dag_id, c.dag_version, c.trace_id, c.uses, c.params,
-    c.when_expr, c.max_attempts, c.initial_delay_ms, c.max_delay_ms, c.multiplier, c.timeout_ms,
-    c.pool, c.inputs, c.ancestors, c.keys
-FROM orch.complete(
-    %(tenant)s, %(run_id)s, %(step_no)s, %(attempt)s, %(ending)s,
-    %(outputs)s::json, decode(%(outputs_hash)s, 'hex'), decode(%(inputs_hash)s, 'hex'),
-    %(error_code)s, %(error_message)s, %(delay_ms)s, decode(%(logs_ref)s, 'hex'), %(artifacts)s::json,
-    %(handoff_pools)s::text [], %(worker_id)s, %(lease_ms)s
+    c.settled, c.ready_pools, c.undecided, c.run_status, c.keys,
+    -- All of orch.claimed, in its order; to name each would take PostgreSQL longer.
+    (c.claimed).*
+FROM orch.settle(
+    %(tenant)s, %(run_id)s, %(claims)s::integer [], %(ended)s::json, %(handoff_pools)s::text [],
+    %(sure)s, %(late)s, %(free)s, %(share)s, %(worker_id)s, %(lease_ms)s
 ) AS c;
 
 -- name: decide

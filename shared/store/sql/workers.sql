@@ -9,6 +9,14 @@ SET
     pools = excluded.pools, slots = excluded.slots, heartbeat_ms = excluded.heartbeat_ms,
     seen_utc = clock_timestamp();
 
+-- name: share
+-- Which share a worker has in the slots of those that serve one of its pools.
+SELECT m.slots::double precision / sum(w.slots)
+FROM orch.workers AS m
+INNER JOIN orch.workers AS w ON w.pools && m.pools AND orch.is_alive(w.seen_utc, w.heartbeat_ms)
+WHERE m.worker_id = %(worker_id)s
+GROUP BY m.worker_id;
+
 -- name: deregister
 -- Remove a worker that stops.
 DELETE FROM orch.workers WHERE worker_id = %(worker_id)s;

@@ -33,9 +33,9 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.event_hints import EventHints
 from shared.messaging.live_log import LiveLogs
 from shared.plugins import Catalog
-from shared.services import work
 from shared.services.health import live_workers
 from shared.store.db import Database
+from tests.support import verbs
 from tests.support.openapi import CheckedStream, check_response
 from tests.support.rows import rows
 from tests.support.servers import Servers
@@ -117,9 +117,9 @@ class Api:
 def finish_step(api: Api, run_id: str, step_no: int, outcome: Outcome, *, tenant: str = "acme") -> None:
     """Be the worker that takes a queued step of a tenant and ends it so."""
     db, worker = api.parts.db_of_all, WorkerId("w1")
-    claim = work.claim(db, TenantId(tenant), RunId(UUID(run_id)), step_no, worker_id=worker, lease_ms=15_000)
+    claim = verbs.claim(db, TenantId(tenant), RunId(UUID(run_id)), step_no, worker_id=worker, lease_ms=15_000)
     assert claim is not None
-    change = work.complete(db, claim, outcome, worker_id=worker, handoff_pools=frozenset(), lease_ms=15_000)
+    change = verbs.complete(db, claim, outcome, worker_id=worker, handoff_pools=frozenset(), lease_ms=15_000)
     assert change.accepted
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from shared.domain.models import Claim, Failed, RunId, Sha256, Succeeded, TenantId, TenantLimits, WorkerId
 from shared.domain.states import ErrorCode
-from shared.services import dispatch, limits, work, workers
+from shared.services import dispatch, limits, workers
 from tests.integration.api.conftest import Api
+from tests.support import verbs
 from tests.support.eventually import eventually
 
 ACME, WORKER = TenantId("acme"), WorkerId("w1")
@@ -47,14 +48,14 @@ def listen(api: Api, *pools: str) -> None:
 
 def claim(api: Api, run_id: str, step_no: int) -> Claim:
     db = api.parts.db_of_all
-    taken = work.claim(db, ACME, RunId(UUID(run_id)), step_no, worker_id=WORKER, lease_ms=60_000)
+    taken = verbs.claim(db, ACME, RunId(UUID(run_id)), step_no, worker_id=WORKER, lease_ms=60_000)
     assert taken is not None
     return taken
 
 
 def end(api: Api, taken: Claim, outcome: Succeeded | Failed = DONE) -> None:
     db = api.parts.db_of_all
-    work.complete(db, taken, outcome, worker_id=WORKER, handoff_pools=frozenset(), lease_ms=60_000)
+    verbs.complete(db, taken, outcome, worker_id=WORKER, handoff_pools=frozenset(), lease_ms=60_000)
 
 
 def explain(api: Api, run_id: str, step_id: str) -> tuple[str, list[Document]]:

@@ -16,10 +16,11 @@ from orchestrator_api.web_metrics import WebMetrics
 from orchestrator_api.wsgi import PROBE_SECONDS
 from shared.domain.models import RunId, TenantId, WorkerId
 from shared.messaging.complaint import Noted, Tally
-from shared.services import incidents, work, workers
+from shared.services import incidents, workers
 from shared.services.health import QueueCounts, live_workers
 from shared.store.db import Database
 from tests.integration.api.conftest import Api
+from tests.support import verbs
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +200,7 @@ def test_the_queues_tell_what_waits_was_sent_and_runs(api: Api) -> None:
     assert api.post("/dags", {"dagId": "wide", "version": "1.0.0", "steps": steps}).status_code == 201
     run_id = api.post("/runs", {"dagId": "wide"}).get_json()["runId"]
     api.parts.dispatcher.close()
-    claim = work.claim(
+    claim = verbs.claim(
         api.parts.db_of_all, TenantId("acme"), RunId(UUID(run_id)), 0, worker_id=WorkerId("w"), lease_ms=9_000
     )
     assert claim is not None

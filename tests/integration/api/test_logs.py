@@ -24,8 +24,9 @@ from shared.domain.models import (
 )
 from shared.domain.states import ErrorCode
 from shared.messaging.live_log import LogKey, Piece
-from shared.services import recovery, work
+from shared.services import recovery
 from tests.integration.api.conftest import Api
+from tests.support import verbs
 from tests.support.eventually import eventually
 
 ACME, WORKER = TenantId("acme"), WorkerId("w1")
@@ -47,7 +48,7 @@ class Step:
 
     def begin(self) -> Step:
         db = self.api.parts.db_of_all
-        self.claim = work.claim(db, ACME, RunId(UUID(self.run_id)), 0, worker_id=WORKER, lease_ms=60_000)
+        self.claim = verbs.claim(db, ACME, RunId(UUID(self.run_id)), 0, worker_id=WORKER, lease_ms=60_000)
         assert self.claim is not None
         return self
 
@@ -78,7 +79,7 @@ class Step:
                 artifacts=refs,
             )
         db = self.api.parts.db_of_all
-        assert work.complete(
+        assert verbs.complete(
             db, self.claim, outcome, worker_id=WORKER, handoff_pools=frozenset(), lease_ms=60_000
         ).accepted
         if again:

@@ -11,7 +11,8 @@ import pytest
 from psycopg2.extensions import cursor as Cursor
 
 from shared.domain.models import DagSpec, JsonObject, Released, Run, RunId, TenantId, TenantLimits
-from shared.services import dispatch, limits, recovery, runs, work
+from shared.services import dispatch, limits, recovery, runs
+from tests.support import verbs
 from tests.support.eventually import eventually
 from tests.support.graphs import graph
 from tests.support.ledger import LONG_MS, WORKER, Ledger, failed, succeeded
@@ -246,7 +247,7 @@ def test_racing_pickers_workers_rescues_and_cancellations_never_pass_the_limit(
 def _serve(ledger: Ledger, run_id: RunId, step_no: int) -> None:
     """Serve a message: one attempt in seven is lost, and one in five fails the first time."""
     lease_ms = 0 if step_no % 7 == 3 else LONG_MS
-    claim = work.claim(ledger.service, ledger.tenant, run_id, step_no, worker_id=WORKER, lease_ms=lease_ms)
+    claim = verbs.claim(ledger.service, ledger.tenant, run_id, step_no, worker_id=WORKER, lease_ms=lease_ms)
     while claim is not None:
         if step_no % 7 == 3 and claim.attempt == 1:
             return

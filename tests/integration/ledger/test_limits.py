@@ -10,7 +10,8 @@ import pytest
 
 from shared.domain.models import JsonObject, Run, TenantId, TenantLimits
 from shared.errors import TooManyQueuedSteps
-from shared.services import limits, work
+from shared.services import limits
+from tests.support import verbs
 from tests.support.eventually import eventually
 from tests.support.graphs import graph
 from tests.support.ledger import LONG_MS, WORKER, Ledger, failed, succeeded
@@ -212,7 +213,9 @@ def test_racing_pickers_and_workers_in_two_pools_never_pass_the_limit(ledger: Le
 
 
 def _serve(ledger: Ledger, run: Run, step_no: int) -> None:
-    claim = work.claim(ledger.service, ledger.tenant, run.run_id, step_no, worker_id=WORKER, lease_ms=LONG_MS)
+    claim = verbs.claim(
+        ledger.service, ledger.tenant, run.run_id, step_no, worker_id=WORKER, lease_ms=LONG_MS
+    )
     outcome = failed(retry_delay_ms=0) if claim is not None and claim.tries == 1 else succeeded()
     while claim is not None:
         claim = ledger.complete(claim, outcome, handoff=DEFAULT).next

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from shared.domain.models import Outcome, Released, Run, Stopped, TenantId
+from shared.domain.models import Ended, Outcome, Released, Run, Stopped, TenantId
 from shared.domain.states import RunStatus
 from shared.services import metrics, runs
 from shared.services.metrics import Measures
@@ -112,9 +112,10 @@ def test_what_commits_late_is_counted_and_nothing_twice(ledger: Ledger) -> None:
     """The later of two transitions commits first: counting waits for the earlier one, and then has both."""
     early, late = ledger.start(graph("", steps="a")), ledger.start(graph("", steps="a"))
     first, second = ledger.claimed(early, "a"), ledger.claimed(late, "a")
-    nobody = Handoff(pools=frozenset(), worker_id=ledger.worker, lease_ms=0)
+    nobody = Handoff(worker_id=ledger.worker, lease_ms=0)
     with ledger.service.transaction(ledger.tenant) as cur:
-        work.complete(cur, ledger.tenant, first.run_id, first.step_no, first.attempt, succeeded(), nobody)
+        ended = Ended(step_no=first.step_no, attempt=first.attempt, outcome=succeeded())
+        work.settle(cur, ledger.tenant, first.run_id, claims=[], ended=[ended], handoff=nobody)
         ledger.complete(second, succeeded())
         assert counted(ledger) == {}
     eventually(lambda: counted(ledger) == {("attempt", "succeeded"): 2, ("run", "completed"): 2})

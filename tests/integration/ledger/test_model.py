@@ -27,6 +27,7 @@ from shared.errors import RunAlreadyFinished
 from shared.services import recovery, runs, work
 from shared.services.work import Held
 from shared.store.db import Database
+from tests.support import verbs
 from tests.support.graphs import graph
 from tests.support.invariants import check_invariants
 from tests.support.ledger import LONG_MS, Ledger, failed, succeeded
@@ -112,7 +113,7 @@ class Machine(RuleBasedStateMachine):
         choice = ready if ready and n % 4 else range(len(model.steps))
         step_no = choice[m % len(choice)]
         taken = model.claim(step_no)
-        claim = work.claim(
+        claim = verbs.claim(
             self.world.service, self.ledger.tenant, run.run_id, step_no,
             worker_id=self.ledger.worker, lease_ms=LONG_MS,
         )  # fmt: skip
@@ -313,10 +314,10 @@ def test_a_ledger_without_its_fence_would_be_found_out(
 ) -> None:
     with owner_of(owner_url) as owner:
         with owner.cursor() as cur:
-            cur.execute("SELECT pg_get_functiondef('orch.complete'::regproc)")
+            cur.execute("SELECT pg_get_functiondef('orch.settle'::regproc)")
             (definition,) = cur.fetchone()
-            assert definition.count("AND s.attempt = p_attempt") == 1
-            cur.execute(definition.replace("AND s.attempt = p_attempt", ""))
+            assert definition.count("AND s.attempt = e.attempt") == 1
+            cur.execute(definition.replace("AND s.attempt = e.attempt", ""))
         # Found is enough here: to shrink it would take minutes.
         with pytest.raises((AssertionError, ExceptionGroup, RunAlreadyFinished)):
             run_examples(

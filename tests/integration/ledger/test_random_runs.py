@@ -15,6 +15,7 @@ from shared.domain.models import Claim, DagId, DagSpec, Json, JsonObject, Outcom
 from shared.domain.states import RunStatus
 from shared.services import recovery, work
 from shared.store.recovery import Doorbell
+from tests.support import verbs
 from tests.support.exported import exported, wrong_line
 from tests.support.graphs import graph
 from tests.support.interpreter import Script, interpret
@@ -73,7 +74,7 @@ class _Fleet:
             return
         bell = self.messages.pop()
         what = self.script_of(self.spec.steps[bell.step_no].id, self.attempts_of(bell.step_no))
-        claim = work.claim(
+        claim = verbs.claim(
             self.ledger.service, bell.tenant, bell.run_id, bell.step_no,
             worker_id=self.ledger.worker, lease_ms=0 if what == "lost" else LONG_MS,
         )  # fmt: skip

@@ -159,7 +159,7 @@ def test_a_worker_frozen_while_it_claims_does_not_begin(
     run_id = fleet.start(spec, ring=False)
     with held_up(owner, RUN, run_id):
         fleet.dispatcher.steps_ready(ACME, ["default"])
-        eventually(lambda: stands_still(owner_url, "orch.claim"))
+        eventually(lambda: stands_still(owner_url, "orch.settle"))
         os.kill(zombie.popen.pid, signal.SIGSTOP)
     # PostgreSQL grants the claim, and nobody hears of it.
     fleet.until_running(run_id)
@@ -184,7 +184,7 @@ def test_a_worker_frozen_while_it_completes_has_completed(
     run_id = fleet.start(fleet.publish(sleeper(300)))
     fleet.until_running(run_id)
     with held_up(owner, RUN, run_id):
-        eventually(lambda: stands_still(owner_url, "orch.complete"))
+        eventually(lambda: stands_still(owner_url, "orch.settle"))
         os.kill(zombie.popen.pid, signal.SIGSTOP)
     fleet.completed(run_id)
     fleet.sweeper()
@@ -208,7 +208,7 @@ def test_a_completion_that_comes_after_its_step_was_taken_away_is_refused(
     run_id = fleet.start(fleet.publish(sleeper(300)))
     fleet.until_running(run_id)
     with held_up(owner, RUN, run_id):
-        eventually(lambda: stands_still(owner_url, "orch.complete"))
+        eventually(lambda: stands_still(owner_url, "orch.settle"))
         with owner.cursor() as cur:
             # What the sweeper does, by whoever has the lock.
             cur.execute("UPDATE orch.steps SET lease_until = clock_timestamp() - INTERVAL '1 s'")
