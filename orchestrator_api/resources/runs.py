@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 import orjson
-from flask import Response, request, url_for
+from flask import Response, request
 
 from orchestrator_api import ndjson, query, render
 from orchestrator_api.context import PREFIX, subject, tenant, trace, trace_id
@@ -42,9 +42,8 @@ def start(call: Call) -> Response:
     if created:
         call.after_commit.append(lambda: _trace(run))
     call.after_commit.append(lambda: parts().follow(tenant(), run.run_id, change))
-    location = url_for("runs.get", run_id=run.run_id)
-    call.about = location.removeprefix(PREFIX)
-    return answer(render.run_started(run), 201 if created else 200, {"Location": location})
+    call.about = f"/runs/{run.run_id}"
+    return answer(render.run_started(run), 201 if created else 200, {"Location": PREFIX + call.about})
 
 
 def _start_of(call: Call) -> StartRun:
