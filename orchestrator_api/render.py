@@ -80,7 +80,10 @@ def run(run: Run) -> Shape:
 
 
 def step_summary(step: Step) -> Shape:
-    """Write a step as lists have it: its state and hashes, without its outputs."""
+    """Write a step as lists have it: its state and hashes, without its outputs.
+
+    ``orch.shown_steps`` writes the same for a run with all its steps.
+    """
     return {
         "stepId": step.step_id,
         "status": step.status,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from flask import Response, request, url_for
+import orjson
+from flask import Response, request
 
 from orchestrator_api import ndjson, query, render
 from orchestrator_api.context import PREFIX, subject, tenant, trace, trace_id
+from orchestrator_api.errors import JSON_TYPE
 from orchestrator_api.export import open_export
 from orchestrator_api.idempotency import Call
 from orchestrator_api.listing import page
@@ -40,9 +42,8 @@ def start(call: Call) -> Response:
     if created:
         call.after_commit.append(lambda: _trace(run))
     call.after_commit.append(lambda: parts().follow(tenant(), run.run_id, change))
-    location = url_for("runs.get", run_id=run.run_id)
-    call.about = location.removeprefix(PREFIX)
-    return answer(render.run_started(run), 201 if created else 200, {"Location": location})
+    call.about = f"/runs/{run.run_id}"
+    return answer(render.run_started(run), 201 if created else 200, {"Location": PREFIX + call.about})
 
 
 def _start_of(call: Call) -> StartRun:
@@ -107,7 +108,8 @@ def _wanted() -> RunFilter:
 def get(run_id: str) -> Response:
     """Give a run with the states and hashes of all its steps."""
     run, steps = runs.get_with_steps(parts().db, tenant(), query.run_id("runId", run_id))
-    return answer({**render.run(run), "steps": [render.step_summary(step) for step in steps]})
+    body = orjson.dumps({**render.run(run), "steps": orjson.Fragment(steps)})
+    return Response(body, content_type=JSON_TYPE)
 
 
 def cancel(call: Call, run_id: str) -> Response:

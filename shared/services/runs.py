@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 from shared.domain.hashing import hash_json
 from shared.domain.inputs import check_inputs, problems_of_inputs
-from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, Step, TenantId
+from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, TenantId
 from shared.domain.states import RunStatus
 from shared.errors import (
     DagDisabled,
@@ -20,12 +21,10 @@ from shared.errors import (
     TooManyQueuedSteps,
 )
 from shared.ids import new_run_id
-from shared.store import dags, limits, steps
+from shared.store import dags, limits
 from shared.store import runs as store
 from shared.store.dags import Startable
 from shared.store.db import Cursor, Database, Transactions
-
-_MAX_STEPS = 10_000
 
 
 def start(
@@ -52,27 +51,31 @@ def start(
             first = store.get_by_token(cur, tenant, run_token)
             if first is not None:
                 return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
-        chosen = _startable(cur, tenant, dag_id, version)
-        if chosen.inputs_schema is not None:
-            check_inputs(chosen.inputs_schema, inputs)
-        if chosen.queue_limited:
-            first = _wait_for_room(cur, tenant, chosen, run_token)
-            if first is not None:
-                return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
-        run_id = new_run_id()
-        change = store.start(
+        start = partial(
+            store.start,
             cur,
             tenant,
-            run_id,
-            dag_version_id=chosen.dag_version_id,
+            new_run_id(),
+            dag_id=dag_id,
+            version=version,
             inputs=inputs,
             inputs_hash=inputs_hash,
             run_token=run_token,
             trace_id=trace_id,
             created_by=created_by,
         )
-        if change is not None:
-            return _get(cur, tenant, run_id), True, change
+        started = start(checked=None)
+        if started.must_check:
+            chosen = _active(started.found, dag_id, version)
+            if chosen.inputs_schema is not None:
+                check_inputs(chosen.inputs_schema, inputs)
+            if chosen.queue_limited:
+                first = _wait_for_room(cur, tenant, chosen, run_token)
+                if first is not None:
+                    return _replay(first, dag_id, inputs_hash), False, Change(accepted=False)
+            started = start(checked=chosen.dag_version_id)
+        if started.run is not None:
+            return started.run, True, started.change
         # Another start with this token committed in between; it is visible now.
         first = store.get_by_token(cur, tenant, run_token or "")
         if first is None:
@@ -109,8 +112,7 @@ def inputs_refused(
     return problems_of_inputs(found.inputs_schema, inputs)
 
 
-def _startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | None) -> Startable:
-    found = dags.find_startable(cur, tenant, dag_id, version)
+def _active(found: Startable | None, dag_id: DagId, version: str | None) -> Startable:
     if found is None:
         named = f"version {version} of {dag_id}" if version else f"DAG {dag_id}"
         raise DagNotFound(f"no {named}")
@@ -135,13 +137,17 @@ def get(db: Transactions, tenant: TenantId, run_id: RunId) -> Run:
         return _get(cur, tenant, run_id)
 
 
-def get_with_steps(db: Transactions, tenant: TenantId, run_id: RunId) -> tuple[Run, list[Step]]:
-    """Read a run and all its steps, as of about one moment."""
-    # The run first: its steps are then at least as far as it says. One transaction would see no more of
-    # one moment than two do, and cost a third round trip.
-    run = get(db, tenant, run_id)
+def get_with_steps(db: Transactions, tenant: TenantId, run_id: RunId) -> tuple[Run, str]:
+    """Read a run and all its steps as of one moment, or raise :class:`RunNotFound`.
+
+    The steps come as the JSON array that the API shows: there may be 10,000 of them, and PostgreSQL
+    writes them in a fraction of the time, and without keeping the threads of this process from anything.
+    """
     with db.statement(tenant) as cur:
-        return run, steps.list_steps(cur, tenant, run_id, after_no=-1, limit=_MAX_STEPS)
+        found = store.get_with_steps(cur, tenant, run_id)
+    if found is None:
+        raise RunNotFound(f"no run {run_id}")
+    return found
 
 
 def list_page(

@@ -154,8 +154,11 @@ def find_startable(cur: Cursor, tenant: TenantId, dag_id: DagId, version: str | 
     """Resolve what a start names: that version, or the highest active one (else the highest)."""
     cur.execute(_SQL["find_startable"], {"tenant": tenant, "dag_id": dag_id, "version": version})
     row = cur.fetchone()
-    if row is None:
-        return None
+    return None if row is None else as_startable(row)
+
+
+def as_startable(row: Row) -> Startable:
+    """Give the columns of a version that a start resolves to their types."""
     return Startable(
         dag_version_id=row[0],
         version=row[1],

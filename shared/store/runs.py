@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from shared.domain.models import Change, JsonObject, Run, RunFilter, RunId, Sha256, TenantId
+from shared.domain.models import Change, DagId, JsonObject, Run, RunFilter, RunId, Sha256, TenantId
 from shared.domain.states import RunStatus
+from shared.store.dags import Startable, as_startable
 from shared.store.db import Cursor, Row, Snapshot, one
 from shared.store.queries import load
 
 _SQL = load("runs")
+_NO_CHANGE = Change(accepted=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A run that has been started; or none, if something must be looked at first, or its token is taken."""
+
+    run: Run | None
+    change: Change
+    must_check: bool
+    """Whether whoever asked has to look at ``found``, and to ask for a start of it then."""
+    found: Startable | None
+    """The version that was to be started, unless it was named by its id; ``None`` also if there is none."""
 
 
 def start(
@@ -20,20 +35,27 @@ def start(
     tenant: TenantId,
     run_id: RunId,
     *,
-    dag_version_id: int,
+    dag_id: DagId,
+    version: str | None,
+    checked: int | None,
     inputs: JsonObject,
     inputs_hash: Sha256,
     run_token: str | None,
     trace_id: str,
     created_by: str,
-) -> Change | None:
-    """Start a run; ``None`` when its token is taken, and then nothing was stored."""
+) -> Started:
+    """Start a run of what ``find_startable`` finds if nothing has to be looked at before.
+
+    ``checked`` is the id of the version in which everything has been looked at: a run of it is started.
+    """
     cur.execute(
         _SQL["start"],
         {
             "tenant": tenant,
             "run_id": str(run_id),
-            "dag_version_id": dag_version_id,
+            "dag_id": dag_id,
+            "version": version,
+            "checked": checked,
             "inputs": json.dumps(inputs),
             "inputs_hash": inputs_hash,
             "run_token": run_token,
@@ -42,14 +64,22 @@ def start(
         },
     )
     row = one(cur.fetchone())
-    if row[0] is None:
-        return None
+    run = None if row[0] is None else as_run(row)
+    return Started(
+        run=run,
+        change=_NO_CHANGE if run is None else _change(run, row[18:21]),
+        must_check=row[21],
+        found=None if row[22] is None else as_startable(row[22:]),
+    )
+
+
+def _change(run: Run, row: Row) -> Change:
     return Change(
         accepted=True,
-        ready_pools=frozenset(row[1]),
-        undecided=bool(row[2]),
-        run_ended=RunStatus(row[3]).is_terminal,
-        keys=frozenset(row[4]),
+        ready_pools=frozenset(row[0]),
+        undecided=bool(row[1]),
+        run_ended=run.status.is_terminal,
+        keys=frozenset(row[2]),
     )
 
 
@@ -58,6 +88,13 @@ def get(cur: Cursor, tenant: TenantId, run_id: RunId) -> Run | None:
     cur.execute(_SQL["get"], {"tenant": tenant, "run_id": str(run_id)})
     row = cur.fetchone()
     return None if row is None else as_run(row)
+
+
+def get_with_steps(cur: Cursor, tenant: TenantId, run_id: RunId) -> tuple[Run, str] | None:
+    """Read one run, and all its steps in topological order as the API shows them: a JSON array."""
+    cur.execute(_SQL["get_with_steps"], {"tenant": tenant, "run_id": str(run_id)})
+    row = cur.fetchone()
+    return None if row is None else (as_run(row), row[18])
 
 
 def get_by_token(cur: Cursor, tenant: TenantId, run_token: str) -> Run | None:

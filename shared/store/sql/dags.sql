@@ -121,16 +121,6 @@ WHERE v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.version = %(version)
 -- name: find_startable
 -- The version that a run would use: the one named, or the highest active one; and whether the tenant's
 -- queued steps are limited.
-SELECT
-    v.dag_version_id, v.version, encode(v.spec_hash, 'hex'), v.disabled_utc IS NULL,
-    v.metadata -> 'inputsSchema',
-    EXISTS (
-        SELECT 1 FROM orch.tenant_limits AS l
-        WHERE l.tenant = v.tenant AND l.max_queued_steps IS NOT NULL
-    )
-FROM orch.dag_versions AS v
-WHERE
-    v.tenant = %(tenant)s AND v.dag_id = %(dag_id)s AND v.step_count > 0
-    AND (%(version)s::text IS NULL OR v.version = %(version)s)
-ORDER BY (v.disabled_utc IS NULL) DESC, v.precedence DESC, v.version DESC
-LIMIT 1;
+SELECT f.dag_version_id, f.version, encode(f.spec_hash, 'hex'), f.active, f.inputs_schema, f.queue_limited
+FROM orch.find_startable(%(tenant)s, %(dag_id)s, %(version)s) AS f
+WHERE f.dag_version_id IS NOT NULL;

@@ -1,12 +1,22 @@
 -- Runs: started, read, listed, cancelled. Every change goes through a transition function.
 
 -- name: start
--- Start a run; NULL when its token is taken.
-SELECT c.accepted, c.ready_pools, c.undecided, c.run_status, c.keys
-FROM orch.start_run(
-    %(tenant)s, %(run_id)s, %(dag_version_id)s, %(inputs)s::json, decode(%(inputs_hash)s, 'hex'),
-    %(run_token)s, %(trace_id)s, %(created_by)s
-) AS c;
+-- Start a run, unless its version is not there, must be looked at first, or its token is taken; the run is
+-- then NULL, and the version behind it what there is to look at.
+SELECT
+    (s.run).run_id, (s.run).trace_id, (s.run).dag_id, (s.run).dag_version, (s.run).status,
+    encode((s.run).inputs_hash, 'hex'), encode((s.run).outputs_hash, 'hex'), (s.run).run_token,
+    (s.run).created_by, (s.run).started_utc, (s.run).ended_utc, (s.run).cancel_requested_utc,
+    (s.run).cancel_reason, (s.run).step_count, (s.run).open_steps, (s.run).failed_steps,
+    encode((s.run).ledger_head, 'hex'), (s.run).seq,
+    (s.change).ready_pools, (s.change).undecided, (s.change).keys,
+    s.must_check,
+    (s.chosen).dag_version_id, (s.chosen).version, encode((s.chosen).spec_hash, 'hex'), (s.chosen).active,
+    (s.chosen).inputs_schema, (s.chosen).queue_limited
+FROM orch.start_named_run(
+    %(tenant)s, %(run_id)s, %(dag_id)s, %(version)s, %(checked)s, %(inputs)s::json,
+    decode(%(inputs_hash)s, 'hex'), %(run_token)s, %(trace_id)s, %(created_by)s
+) AS s;
 
 -- name: get
 -- One run.
@@ -15,6 +25,16 @@ SELECT
     encode(r.outputs_hash, 'hex'), r.run_token, r.created_by, r.started_utc, r.ended_utc,
     r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
     encode(r.ledger_head, 'hex'), r.seq
+FROM orch.runs AS r
+WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s;
+
+-- name: get_with_steps
+-- One run, and its steps as the API shows them.
+SELECT
+    r.run_id, r.trace_id, r.dag_id, r.dag_version, r.status, encode(r.inputs_hash, 'hex'),
+    encode(r.outputs_hash, 'hex'), r.run_token, r.created_by, r.started_utc, r.ended_utc,
+    r.cancel_requested_utc, r.cancel_reason, r.step_count, r.open_steps, r.failed_steps,
+    encode(r.ledger_head, 'hex'), r.seq, orch.shown_steps(r.tenant, r.run_id, r.dag_version_id)
 FROM orch.runs AS r
 WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s;
 

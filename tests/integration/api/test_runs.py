@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from uuid import UUID
 
+import psycopg2
 import pytest
 import redis
 
-from shared.domain.models import Sha256, Succeeded
+from shared.domain.models import Failed, Sha256, Succeeded
+from shared.domain.states import ErrorCode
 from tests.integration.api.conftest import Api, finish_step
 from tests.support.eventually import eventually
 
@@ -73,6 +76,26 @@ def test_a_run_is_given_with_its_steps_in_topological_order(api: Api) -> None:
     rest = api.get(f"/runs/{run_id}/steps?page_size=1&page_token={listed['next_page_token']}").get_json()
     assert [step["stepId"] for step in rest["items"]] == ["b"]
     assert "next_page_token" not in rest
+
+
+@pytest.mark.parametrize("milliseconds", [0, 7, 120])
+@pytest.mark.parametrize(
+    "message", ["", '"\\/\b\t\n\f\r\x01\x1f\x7f', "\x80\x85\u2028\ufeff\U0001f9ed é"], ids=repr
+)
+def test_the_steps_of_a_run_are_those_of_the_list_to_the_byte(
+    api: Api, owner_url: str, message: str, milliseconds: int
+) -> None:
+    run_id = start(api)
+    failed = Failed(error_code=ErrorCode.PLUGIN_ERROR, error_message=message, retry_delay_ms=1)
+    finish_step(api, run_id, 0, failed)
+    with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
+        for column in ("due_utc", "queued_utc", "started_utc"):
+            moment = datetime(2026, 1, 31, 23, 59, 59, milliseconds * 1_000, UTC)
+            cur.execute(f"UPDATE orch.steps SET {column} = %s WHERE run_id = %s", (moment, run_id))
+    whole = api.get(f"/runs/{run_id}")
+    lines = api.get(f"/runs/{run_id}/steps", headers={"Accept": "application/x-ndjson"}).data.split(b"\n")
+    assert whole.data.endswith(b',"steps":[' + b",".join(lines[:-1]) + b"]}")
+    assert whole.get_json()["steps"][0]["errorMessage"] == message
 
 
 def test_a_step_is_given_with_its_attempts(api: Api) -> None:

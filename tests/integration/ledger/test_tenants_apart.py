@@ -116,6 +116,7 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "dag_id": "graph",
         "version": "1.0.0",
         "dag_version_id": version,
+        "checked": version,
         "active": False,
         "after_dag_id": None,
         "after_precedence": None,

@@ -145,7 +145,7 @@ class Fleet:
         return runs.get(self.db, ACME, run_id)
 
     def steps(self, run_id: RunId) -> list[Step]:
-        return runs.get_with_steps(self.db, ACME, run_id)[1]
+        return steps.list_page(self.db, ACME, run_id, after_no=-1, limit=10_000)
 
     def attempts(self, run_id: RunId, step_id: str = "s0") -> list[Attempt]:
         return steps.get(self.db, ACME, run_id, StepId(step_id))[1]

@@ -21,7 +21,7 @@ from shared.domain.models import RunId, TenantId
 from shared.domain.states import AttemptStatus, ErrorCode
 from shared.embedded import redis as embedded_redis
 from shared.messaging import doorbell
-from shared.services import dispatch, runs
+from shared.services import dispatch, runs, steps
 from shared.store.db import Database
 from tests.integration.worker.fleet import (
     ACME,
@@ -237,7 +237,7 @@ def test_a_step_that_kills_its_workers_slows_others_little(fleet: Fleet, show: C
     poisoned = rate(fleet, neighbour, is_over)
 
     assert len(fleet.processes) == 1 + 4 + 5
-    (failed,) = runs.get_with_steps(fleet.db, RIVAL, poison)[1]
+    (failed,) = steps.list_page(fleet.db, RIVAL, poison, after_no=-1, limit=2)
     assert (failed.error_code, failed.attempt) == (ErrorCode.WORKER_LOST, 5)
     assert not fleet.run(neighbour).status.is_terminal
     show(f"{alone:.1f} and {poisoned:.1f} steps a second")
