@@ -3,7 +3,7 @@
 from shared.migrations.sql import run_sql_beside
 
 revision = "0018"
-down_revision = "0016"
+down_revision = "0017"
 
 
 def upgrade() -> None:
