@@ -14,7 +14,7 @@ from bench.shapes import Shape
 from bench.steady import Tell
 from shared.domain.models import JsonObject
 
-RUNS: Final = 200
+RUNS: Final = 100
 SHORT_RUNS: Final = 3
 FAN: Final = Shape(
     name="ready", layers=(1, 3), sleep_ms=150, what="a step, then three side by side; each sleeps 150 ms"

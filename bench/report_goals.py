@@ -37,7 +37,7 @@ full.
 
 _PICKS = f"""\
 `orch.pick`, as the dispatcher calls it: it charges tenants for the {USED_MS:.0f} ms that each message had of
-its slot, then picks up to two ready steps for each slot of the workers that are alive, and marks them as
+its slot, hears that they have ready steps again, then picks up to two ready steps for each slot of the workers that are alive, and marks them as
 sent. All tenants have ready steps. None may get more than its turn: the numbers of steps that they got differ
 by one at the most, or there is no result. A pool has one picker at a time, so this bounds the messages of a
 pool."""

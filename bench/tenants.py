@@ -76,7 +76,7 @@ def _measure(cur: Any, db: Database, number: int, slots: int, steps: int, tell: 
     taken, picked, used = list[float](), Counter[TenantId](), dict[TenantId, Use]()
     while picked.total() < steps:
         begun = time.perf_counter()
-        bells = settle_and_pick(db, _POOL, ready=(), used=used).bells
+        bells = settle_and_pick(db, _POOL, ready=list(used), used=used).bells
         taken.append(time.perf_counter() - begun)
         if not bells:
             raise BenchError("nothing was picked, though every tenant has ready steps")
