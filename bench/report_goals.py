@@ -11,6 +11,7 @@ from bench.measure import SMALL_RUNS
 from bench.ready import FAN, RUNS
 from bench.results import Aged, Footprint, Goals, Latency, Picks, Scaled
 from bench.scale import SHAPES
+from bench.sessions import EACH_S
 from bench.shapes import CHAIN40
 from bench.steady import CONNECTIONS
 from bench.tenants import USED_MS
@@ -31,16 +32,17 @@ than `ORCH_HANDOFF_MS`, so that no worker goes straight on with the next: each c
 _SCALE = f"""\
 A stack of its own for each number of worker processes (`orch up --workers`), of 8 slots each. CPU time is
 that of /proc, in cores, of which the machine has {os.cpu_count()}: where that is what all take, the cores are
-full.
+full. What PostgreSQL's sessions did is looked up {1 / EACH_S:.0f} times a second; told is how many did what
+at a time. Transitions of one run take turns at the run's row: it is these that wait for a lock.
 
 {{shapes}}"""
 
 _PICKS = f"""\
 `orch.pick`, as the dispatcher calls it: it charges tenants for the {USED_MS:.0f} ms that each message had of
-its slot, hears that they have ready steps again, then picks up to two ready steps for each slot of the workers that are alive, and marks them as
-sent. All tenants have ready steps. None may get more than its turn: the numbers of steps that they got differ
-by one at the most, or there is no result. A pool has one picker at a time, so this bounds the messages of a
-pool."""
+its slot, hears that they have ready steps again, then picks up to two ready steps for each slot of the
+workers that are alive, and marks them as sent. All tenants have ready steps. None may get more than its turn:
+the numbers of steps that they got differ by one at the most, or there is no result. A pool has one picker at
+a time, so this bounds the messages of a pool."""
 
 _MEMORY = """\
 Of a new stack, before its first request but for the look at its health; and of its worker again after steps
@@ -84,8 +86,9 @@ def _latency_table(latencies: Sequence[Latency]) -> str:
 
 
 def _scale_table(scaled: Sequence[Scaled]) -> str:
-    programs = list(scaled[0].cores)
+    programs, doings = list(scaled[0].cores), list(scaled[0].sessions)
     head = ["runs", "workers", "steps a second", *(f"CPU of {name}" for name in programs), "of all"]
+    head += [f"sessions that {doing}" for doing in doings]
     rows = [
         [
             one.shape.name,
@@ -93,6 +96,7 @@ def _scale_table(scaled: Sequence[Scaled]) -> str:
             f"{one.steps_a_second:,.0f}",
             *(f"{one.cores[name]:.2f}" for name in programs),
             f"{sum(one.cores.values()):.2f}",
+            *(f"{one.sessions[doing]:.1f}" for doing in doings),
         ]
         for one in sorted(scaled, key=lambda one: one.shape.name)
     ]

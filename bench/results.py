@@ -168,6 +168,8 @@ class Scaled:
     seconds: float
     cores: Mapping[str, float]
     """CPU seconds a second, of each kind of program."""
+    sessions: Mapping[str, float]
+    """How many of PostgreSQL's sessions did what at a time, in the mean."""
 
     @property
     def steps_a_second(self) -> float:

@@ -10,19 +10,20 @@ from typing import Final
 
 from bench.orchestrator import Orchestrator, orchestrator
 from bench.results import Scaled
+from bench.sessions import sessions
 from bench.shapes import Shape
 from bench.steady import Tell
 from bench.usage import cpu_seconds
 
 WORKERS: Final = (1, 2, 4)
 SHORT_WORKERS: Final = (2,)
-_NOTHING: Final = Shape(
-    name="wide", layers=(1, 100, 1), runs=20, what="20 runs of 1 step, then 100, then 1, which do nothing"
+_WIDE: Final = Shape(
+    name="wide", layers=(1, 100, 1), runs=20, what="20 runs of 1 step, then 100, then 1; they do nothing"
 )
-_SLEEPING: Final = replace(
-    _NOTHING, name="wide-asleep", sleep_ms=20, what="the same, where each step sleeps 20 ms"
-)
-SHAPES: Final = (_NOTHING, _SLEEPING)
+_LONG: Final = Shape(name="long", layers=(1,) * 40, runs=50, what="50 runs of a chain of 40; they do nothing")
+_WIDE_ASLEEP: Final = replace(_WIDE, name="wide-asleep", sleep_ms=20, what="as wide; each step sleeps 20 ms")
+_LONG_ASLEEP: Final = replace(_LONG, name="long-asleep", sleep_ms=20, what="as long; each step sleeps 20 ms")
+SHAPES: Final = (_WIDE, _WIDE_ASLEEP, _LONG, _LONG_ASLEEP)
 SHORT_SHAPES: Final = tuple(replace(shape, layers=(1, 5, 1), runs=2) for shape in SHAPES)
 
 
@@ -40,15 +41,22 @@ def scale(folder: Path, *, repeat: int, short: bool, tell: Tell) -> list[Scaled]
 def _measure(ours: Orchestrator, workers: int, shape: Shape, repeat: int, tell: Tell) -> Scaled:
     ours.measure(shape)
     before, client = _cpu(ours), time.process_time()
-    seconds = [ours.measure(shape) for _ in range(repeat)]
+    with sessions(ours) as seen:
+        seconds = [ours.measure(shape) for _ in range(repeat)]
     used = {name: second - before[name] for name, second in _cpu(ours).items()}
     used["client"] = time.process_time() - client
     taken = sum(seconds)
     found = Scaled(
-        workers=workers, shape=shape, seconds=taken / repeat, cores={n: s / taken for n, s in used.items()}
+        workers=workers,
+        shape=shape,
+        seconds=taken / repeat,
+        cores={name: second / taken for name, second in used.items()},
+        sessions=seen.mean(),
     )
     cores = ", ".join(f"{name} {share:.2f}" for name, share in found.cores.items())
-    tell(f"scale            {workers} x {shape.name}: {found.steps_a_second:.0f} steps a second; {cores}")
+    busy = ", ".join(f"{what} {number:.1f}" for what, number in found.sessions.items())
+    tell(f"scale            {workers} x {shape.name}: {found.steps_a_second:.0f} steps a second")
+    tell(f"                 cores: {cores}; sessions: {busy}")
     return found
 
 

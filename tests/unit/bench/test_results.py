@@ -107,7 +107,15 @@ def test_the_document_tells_of_every_goal() -> None:
     goals = Goals(
         first_steps=[latency],
         ready=[replace(latency, what="a step behind another")],
-        scaled=[Scaled(workers=2, shape=CHAIN40, seconds=0.1, cores={"web": 0.25, "worker": 1.5})],
+        scaled=[
+            Scaled(
+                workers=2,
+                shape=CHAIN40,
+                seconds=0.1,
+                cores={"web": 0.25, "worker": 1.5},
+                sessions={"wait for a lock": 3.0},
+            )
+        ],
         picks=[Picks(tenants=1_000, slots=8, steps=300, seconds=(0.1, 0.1, 0.4))],
         footprint=Footprint(
             idle={"sweeper": memory},
@@ -130,7 +138,7 @@ def test_the_document_tells_of_every_goal() -> None:
     text = "\n".join(report.tables(Results(comparisons=[], growths=[], goals=goals)))
     assert "| to the first step running | 2 | 1.0 | 2.0 | 2.0 | 2.0 |" in text
     assert "| a step behind another | 2 | 1.0 | 2.0 | 2.0 | 2.0 |" in text
-    assert "| chain40 | 2 | 400 | 0.25 | 1.50 | 1.75 |" in text
+    assert "| chain40 | 2 | 400 | 0.25 | 1.50 | 1.75 | 3.0 |" in text
     assert "| 1,000 | 8 | 100.00 | 500 |" in text
     assert "| sweeper, idle | 80.0 | 50.0 |" in text
     assert "| worker, after 100,000 steps | 84.0 | 50.0 |" in text
