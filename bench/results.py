@@ -61,6 +61,7 @@ class Growth:
     large_peaks: Mapping[str, int]
     """The most resident memory that a process had during the large runs, in kilobytes; by its name."""
     small_peaks: Mapping[str, int]
+    """The same during the small runs before them."""
 
     @property
     def factor(self) -> float:
