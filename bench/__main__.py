@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bench import machine, report
+from bench import goals, history, machine, report
 from bench.canvas import PREFORK, THREADS
 from bench.celery_peer import celery_peers
 from bench.measure import compare, grow
@@ -27,7 +27,7 @@ from bench.subject import BenchError
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 STEADY = "steady"
 STREAM = "stream"
-ALL = (*SHAPES, *LARGE, STEADY, STREAM)
+ALL = (*SHAPES, *LARGE, STEADY, STREAM, *goals.GOALS)
 
 
 def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[str, ...]:
@@ -47,14 +47,20 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[s
     "--short", is_flag=True, help="Small shapes, one round, nothing written: only prove that it works."
 )
 @click.option("--no-peers", is_flag=True, help="Measure the Orchestrator alone, and write nothing.")
-def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool) -> None:
+@click.option(
+    "--history-runs",
+    type=click.IntRange(1),
+    default=history.RUNS,
+    help="Finished runs in the ledger that is held against an empty one.",
+)
+def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool, history_runs: int) -> None:
     """Measure shapes of work through the REST API, and through Celery's canvas on the same machine.
 
     A call that measures every shape, with its peers, writes docs/benchmarks.md.
     """
     described = {**machine.describe(), "Load before the start": machine.load()}
     try:
-        results = _measure(shapes, 1 if short else repeat, short=short, peers=not no_peers)
+        results = _measure(shapes, 1 if short else repeat, short=short, peers=not no_peers, past=history_runs)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n" + "\n\n".join(report.tables(results)))
@@ -64,7 +70,7 @@ def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool) -
         click.echo(f"\nwritten to {DOCUMENT}")
 
 
-def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool) -> Results:
+def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool, past: int) -> Results:
     compared: tuple[Shape, ...] = SHORT if short else tuple(SHAPES[name] for name in names if name in SHAPES)
     grown = () if short else tuple(LARGE[name] for name in names if name in LARGE)
     with tempfile.TemporaryDirectory(prefix="orch-bench-") as temporary:
@@ -80,6 +86,9 @@ def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool) -
                 growths=[grow(shape, ours, repeat=repeat, tell=click.echo) for shape in grown],
                 latencies=_latencies(ours, names, short=short),
                 streams=_streams(ours, names, short=short),
+                goals=goals.measure(
+                    names, ours, folder, repeat=repeat, history_runs=past, short=short, tell=click.echo
+                ),
             )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from bench.orchestrator import Orchestrator
 from bench.results import Comparison, Growth, Series
 from bench.shapes import CHAIN40, Shape
 from bench.subject import DidNotEnd, Subject
+from bench.usage import forget_peak, peak
 
 SMALL_RUNS = 5
 """A small run is over in a blink; beside a large one it is measured so many times, and their mean counts."""
@@ -15,7 +17,11 @@ SMALL_RUNS = 5
 MOST_LOST = 2
 """So often a peer may fail to end before the benchmark gives up."""
 
+WATCHED = ("worker-1", "web, serving")
+"""Processes whose memory is looked at while a large run is under way."""
+
 Tell = Callable[[str], None]
+Peaks = dict[str, int]
 
 
 def compare(shape: Shape, ours: Subject, peers: Sequence[Subject], *, repeat: int, tell: Tell) -> Comparison:
@@ -56,9 +62,14 @@ def grow(large: Shape, ours: Orchestrator, *, repeat: int, tell: Tell) -> Growth
     small = CHAIN40
     small_s: list[float] = []
     large_s: list[float] = []
+    small_peaks: Peaks = {}
+    large_peaks: Peaks = {}
     for number in range(repeat + 1):
-        one = sum(ours.measure(small) for _ in range(SMALL_RUNS)) / SMALL_RUNS
-        other = ours.measure(large)
+        # Only before the first large run: memory that was needed once is kept.
+        with _peaks(ours, {} if number else small_peaks):
+            one = sum(ours.measure(small) for _ in range(SMALL_RUNS)) / SMALL_RUNS
+        with _peaks(ours, large_peaks):
+            other = ours.measure(large)
         tell(
             f"{large.name:<10} {1_000 * other / large.steps:.2f} ms a step,"
             f" {small.name} {1_000 * one / small.steps:.2f} ms a step{'' if number else '  (warm-up)'}"
@@ -71,4 +82,17 @@ def grow(large: Shape, ours: Orchestrator, *, repeat: int, tell: Tell) -> Growth
         small=small,
         large_series=Series(seconds=tuple(large_s)),
         small_series=Series(seconds=tuple(small_s)),
+        large_peaks=large_peaks,
+        small_peaks=small_peaks,
     )
+
+
+@contextmanager
+def _peaks(ours: Orchestrator, found: Peaks) -> Iterator[None]:
+    """Note the most memory that the worker and the web process have during the block, if it is more."""
+    pids = {name: pid for name, pid in ours.processes().items() if name in WATCHED}
+    for pid in pids.values():
+        forget_peak(pid)
+    yield
+    for name, pid in pids.items():
+        found[name] = max(peak(pid), found.get(name, 0))

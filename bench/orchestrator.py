@@ -18,6 +18,7 @@ from bench.processes import stopped_after
 from bench.shapes import Shape
 from bench.subject import TIMEOUT_S, BenchError
 from shared.domain.models import JsonObject
+from shared.embedded.process_tree import children
 
 TENANT = "bench"
 SCOPES = ("orchestrator:read", "orchestrator:write", "orchestrator:admin")
@@ -86,7 +87,18 @@ class Orchestrator:
 
     def process(self, name: str) -> int:
         """Give the pid of one of the stack's programs."""
-        return int(self._described()["processes"][name]["pid"])
+        return self.programs()[name]
+
+    def programs(self) -> dict[str, int]:
+        """Give the pid of each of the stack's programs; PostgreSQL and the web process have more below it."""
+        return {name: int(one["pid"]) for name, one in self._described()["processes"].items()}
+
+    def processes(self) -> dict[str, int]:
+        """Give the pid of each process that is a program of our own."""
+        programs = self.programs()
+        (serving,) = children(programs["web"])
+        ours = {name: pid for name, pid in programs.items() if name not in ("postgres", "redis")}
+        return {"web, serving": serving, **ours}
 
     def _described(self) -> dict[str, Any]:
         described: dict[str, Any] = json.loads((self._folder / "stack.json").read_text(encoding="utf-8"))
@@ -142,11 +154,11 @@ def _check(shape: Shape, run: JsonObject) -> None:
 
 
 @contextmanager
-def orchestrator(folder: Path) -> Iterator[Orchestrator]:
+def orchestrator(folder: Path, *, workers: int = 1) -> Iterator[Orchestrator]:
     """Run `orch up` on a new data folder, and lend its API with a token that `orch token mint` made."""
     data = ["--data-dir", str(folder)]
     up = subprocess.Popen(
-        [*_ORCH, "up", *data, "--port", "0"],
+        [*_ORCH, "up", *data, "--port", "0", "--workers", str(workers)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         start_new_session=True,

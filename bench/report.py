@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from bench import report_goals
+from bench.markdown import mebibytes, milliseconds, seconds, table
 from bench.orchestrator import FIRST_LOOK_SHARE, PAUSE_S, PAUSE_SHARE, SUBMITTERS
-from bench.results import Comparison, Growth, Latency, Replayed, Results, Series, Storm, Streamed
+from bench.results import Comparison, Growth, Latency, Replayed, Results, Storm, Streamed
 from bench.steady import CONNECTIONS, RATE, SECONDS
 from bench.stream import IDLE_TENANTS, STARTERS
 from bench.stream_reader import RECONNECT_S
 from bench.stream_storm import PAUSE_S as STORM_PAUSE_S
 
+_PERCENTS = (50, 95, 99, 100)
 _FIRST_LOOK = f"{FIRST_LOOK_SHARE:.0%}"
 _PAUSE = f"{1_000 * PAUSE_S:.0f} ms"
 _SHARE = f"{PAUSE_SHARE:.0%}"
@@ -96,7 +99,7 @@ def tables(results: Results) -> list[str]:
         parts += [_COMMITS, _commit_table(results.streams.crowds)]
         parts += ["### A server that dies", _STORMS, _storm_table(results.streams.storms)]
         parts += ["### The past", _REPLAYS, _replay_table(results.streams.replays)]
-    return parts
+    return parts + report_goals.tables(results.goals)
 
 
 def _crowd_table(crowds: Sequence[Streamed]) -> str:
@@ -118,7 +121,7 @@ def _crowd_table(crowds: Sequence[Streamed]) -> str:
             f"{one.crowd.active:,}",
             f"{one.crowd.idle:,}",
             f"{one.events_a_second:.0f}",
-            *_percentiles(one.delays),
+            *milliseconds(one.delays, _PERCENTS),
             f"{1_000 * one.health.percentile(99):.1f}",
             f"{one.connect_seconds:.1f}",
             f"{one.kilobytes_a_client:.1f}",
@@ -126,17 +129,17 @@ def _crowd_table(crowds: Sequence[Streamed]) -> str:
         ]
         for one in crowds
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _commit_table(crowds: Sequence[Streamed]) -> str:
     head = ["clients", "events a second", "milliseconds from", "p50", "p95", "p99", "slowest"]
     rows = [
-        [f"{one.crowd.active:,}", f"{one.events_a_second:.0f}", since, *_percentiles(latency)]
+        [f"{one.crowd.active:,}", f"{one.events_a_second:.0f}", since, *milliseconds(latency, _PERCENTS)]
         for one in crowds
         for since, latency in (("the request", one.after_request), ("the answer", one.after_answer))
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _storm_table(storms: Sequence[Storm]) -> str:
@@ -152,7 +155,7 @@ def _storm_table(storms: Sequence[Storm]) -> str:
         ]
         for one in storms
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _replay_table(replays: Sequence[Replayed]) -> str:
@@ -162,16 +165,12 @@ def _replay_table(replays: Sequence[Replayed]) -> str:
             f"{one.events:,}",
             f"{one.seconds:.1f}",
             f"{one.events / one.seconds:,.0f}",
-            f"{one.kilobytes_before / 1_024:.1f}",
-            f"{(one.kilobytes_most - one.kilobytes_before) / 1_024:.1f}",
+            mebibytes(one.kilobytes_before),
+            mebibytes(one.kilobytes_most - one.kilobytes_before),
         ]
         for one in replays
     ]
-    return _table(head, rows)
-
-
-def _percentiles(latency: Latency) -> list[str]:
-    return [f"{1_000 * latency.percentile(percent):.1f}" for percent in (50, 95, 99, 100)]
+    return table(head, rows)
 
 
 def _latency_table(latencies: Sequence[Latency]) -> str:
@@ -180,11 +179,11 @@ def _latency_table(latencies: Sequence[Latency]) -> str:
         [
             one.what,
             f"{len(one.seconds):,}",
-            *(f"{1_000 * one.percentile(percent):.1f}" for percent in (50, 90, 99, 100)),
+            *milliseconds(one, (50, 90, 99, 100)),
         ]
         for one in latencies
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
@@ -199,29 +198,38 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
     rows = [
         [
             one.shape.name,
-            _seconds(one.ours),
+            seconds(one.ours),
             f"{one.shape.steps / one.ours.median:,.0f}",
-            *(_seconds(one.peers[peer]) for peer in peers),
+            *(seconds(one.peers[peer]) for peer in peers),
             *(f"{one.ratio(peer):.2f}" for peer in peers),
         ]
         for one in comparisons
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _growth_table(growths: Sequence[Growth]) -> str:
-    head = ["run", "seconds", "ms a step", "ms a step of the small run", "factor"]
+    processes = list(growths[0].large_peaks)
+    head = [
+        "run",
+        "seconds",
+        "ms a step",
+        "ms a step of the small run",
+        "factor",
+        *(f"most memory of {name}, MiB (small run)" for name in processes),
+    ]
     rows = [
         [
             f"{one.large.name}: {one.large.what}",
-            _seconds(one.large_series),
+            seconds(one.large_series),
             f"{1_000 * one.large_series.median / one.large.steps:.2f}",
             f"{1_000 * one.small_series.median / one.small.steps:.2f} ({one.small.name})",
             f"{one.factor:.2f}",
+            *(f"{mebibytes(one.large_peaks[n])} ({mebibytes(one.small_peaks[n])})" for n in processes),
         ]
         for one in growths
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _legend(comparisons: Sequence[Comparison]) -> str:
@@ -230,14 +238,5 @@ def _legend(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(shapes + lost)
 
 
-def _seconds(series: Series) -> str:
-    return f"{series.median:.3f} ({series.fastest:.3f}-{series.slowest:.3f})"
-
-
 def _short(peer: str) -> str:
     return peer.rpartition(", ")[2]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

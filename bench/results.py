@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.shapes import Shape
+from bench.usage import Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,10 @@ class Growth:
     small: Shape
     large_series: Series
     small_series: Series
+    large_peaks: Mapping[str, int]
+    """The most resident memory that a process had during the large runs, in kilobytes; by its name."""
+    small_peaks: Mapping[str, int]
+    """The same during the small runs before them."""
 
     @property
     def factor(self) -> float:
@@ -156,6 +161,89 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """A shape on a stack with some worker processes."""
+
+    workers: int
+    shape: Shape
+    seconds: float
+    cores: Mapping[str, float]
+    """CPU seconds a second, of each kind of program."""
+    sessions: Mapping[str, float]
+    """How many of PostgreSQL's sessions did what at a time, in the mean."""
+
+    @property
+    def steps_a_second(self) -> float:
+        return self.shape.steps / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picks:
+    """What picks took, each of as many steps as there was room for; ``seconds`` is sorted."""
+
+    tenants: int
+    slots: int
+    steps: int
+    seconds: tuple[float, ...]
+
+    @property
+    def steps_a_second(self) -> float:
+        return self.steps / sum(self.seconds)
+
+    @property
+    def ms_a_pick(self) -> float:
+        return 1_000 * median(self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Bytes of a table and of its indexes."""
+
+    table_bytes: float
+    index_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Memory of processes and size of the ledger."""
+
+    idle: Mapping[str, Memory]
+    """By the name of the process."""
+    worker: Mapping[int, Memory]
+    """The worker's, by the number of steps that it has executed."""
+    written: Mapping[str, Written]
+    """What a step has added, by the name of the table; and to the WAL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aged:
+    """A shape on an empty ledger, and on one with finished runs."""
+
+    shape: Shape
+    runs: int
+    without: Series
+    with_past: Series
+
+    @property
+    def factor(self) -> float:
+        """Tell how much a step costs with the past, as a multiple of one without."""
+        pairs = zip(self.with_past.seconds, self.without.seconds, strict=True)
+        return median(one / other for one, other in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """What is asked beside shapes and streams, as far as it was measured."""
+
+    first_steps: Sequence[Latency] = ()
+    ready: Sequence[Latency] = ()
+    scaled: Sequence[Scaled] = ()
+    picks: Sequence[Picks] = ()
+    footprint: Footprint | None = None
+    aged: Sequence[Aged] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """All of one call of the benchmark."""
 
@@ -163,3 +251,4 @@ class Results:
     growths: Sequence[Growth]
     latencies: Sequence[Latency] = ()
     streams: Streams | None = None
+    goals: Goals = Goals()

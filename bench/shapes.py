@@ -20,6 +20,8 @@ class Shape:
     layers: tuple[int, ...]
     what: str
     runs: int = 1
+    sleep_ms: int = 0
+    """How long each step sleeps; 0: it does nothing. Peers know only the latter."""
 
     @property
     def steps(self) -> int:
@@ -31,10 +33,13 @@ class Shape:
         layers = [
             [f"s{number:04}-{place:04}" for place in range(size)] for number, size in enumerate(self.layers)
         ]
+        body: JsonObject = (
+            {"uses": "sleep", "with": {"ms": self.sleep_ms}} if self.sleep_ms else {"uses": "noop"}
+        )
         return {
             "dagId": self.name,
             "version": version,
-            "steps": [{"id": step, "uses": "noop"} for layer in layers for step in layer],
+            "steps": [{"id": step, **body} for layer in layers for step in layer],
             "edges": [
                 {"from": before, "to": after}
                 for one, next_one in pairwise(layers)
@@ -52,8 +57,8 @@ RUNS100X5 = Shape(
 )
 SHAPES = {shape.name: shape for shape in (CHAIN40, CHAIN200, FAN200, DIAMOND, RUNS100X5)}
 
-LONG_CHAIN = Shape(name="chain5000", layers=(1,) * 5_000, what="5,000 steps, one after another")
-WIDE_FAN = Shape(name="fan5000", layers=(1, 5_000, 1), what="1 step, then 5,000 side by side, then 1")
+LONG_CHAIN = Shape(name="chain10000", layers=(1,) * 10_000, what="10,000 steps, one after another")
+WIDE_FAN = Shape(name="fan9998", layers=(1, 9_998, 1), what="1 step, then 9,998 side by side, then 1")
 LARGE = {shape.name: shape for shape in (LONG_CHAIN, WIDE_FAN)}
 """Held against ``CHAIN40`` in the same run: a step should cost the same in a run of any size."""
 

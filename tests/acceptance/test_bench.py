@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.first_step import FIRST
+from bench.ready import UNLOCKED
 from bench.shapes import SHORT
 from bench.steady import LOOK, START
 
@@ -19,12 +21,19 @@ def test_the_short_benchmark_measures_every_short_shape_and_writes_nothing() -> 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     rows = {line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if " | " in line}
     assert {shape.name for shape in SHORT} | {START, LOOK} <= rows
-    for table in ("clients that get each event", "milliseconds from", "API answers after", "growth"):
+    assert {FIRST, UNLOCKED, "wide", "10", "worker, after 80 steps", "events"} <= rows
+    for table in (
+        "clients that get each event",
+        "milliseconds from",
+        "API answers after",
+        "growth",
+        "finished runs",
+    ):
         assert table in done.stdout
     assert "written to" not in done.stdout

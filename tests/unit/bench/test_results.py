@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench import report
 from bench.measure import MOST_LOST, compare
 from bench.results import (
+    Aged,
     Comparison,
     Crowd,
+    Footprint,
+    Goals,
     Growth,
     Latency,
+    Picks,
     Replayed,
     Results,
+    Scaled,
     Series,
     Storm,
     Streamed,
     Streams,
+    Written,
 )
 from bench.shapes import CHAIN40, LONG_CHAIN, Shape
 from bench.subject import DidNotEnd
+from bench.usage import Memory
 
 
 def _comparison() -> Comparison:
@@ -38,10 +47,14 @@ def test_a_large_run_is_held_against_the_small_one_of_its_round() -> None:
     growth = Growth(
         large=LONG_CHAIN,
         small=CHAIN40,
-        large_series=Series(seconds=(5.0, 50.0)),
+        large_series=Series(seconds=(10.0, 100.0)),
         small_series=Series(seconds=(0.04, 0.4)),
+        large_peaks={"worker-1": 102_400},
+        small_peaks={"worker-1": 81_920},
     )
     assert growth.factor == 1.0
+    text = "\n".join(report.tables(Results(comparisons=[], growths=[growth])))
+    assert "| 1.00 | 100.0 (80.0) |" in text
 
 
 def test_the_document_tells_shape_seconds_ratio_machine_and_command() -> None:
@@ -86,6 +99,53 @@ def test_the_document_tells_what_streams_did() -> None:
     assert "| 1,000 | 10 | the answer | -1.0 | 2.0 | 2.0 | 2.0 |" in text
     assert "| 1,000 | 72 | 2.0 | 3.0 | 3.0 | 7 |" in text
     assert "| 100,000 | 4.0 | 25,000 | 100.0 | 2.5 |" in text
+
+
+def test_the_document_tells_of_every_goal() -> None:
+    latency = Latency(what="to the first step running", seconds=(0.001, 0.002))
+    memory = Memory(resident=81_920, own=51_200)
+    goals = Goals(
+        first_steps=[latency],
+        ready=[replace(latency, what="a step behind another")],
+        scaled=[
+            Scaled(
+                workers=2,
+                shape=CHAIN40,
+                seconds=0.1,
+                cores={"web": 0.25, "worker": 1.5},
+                sessions={"wait for a lock": 3.0},
+            )
+        ],
+        picks=[Picks(tenants=1_000, slots=8, steps=300, seconds=(0.1, 0.1, 0.4))],
+        footprint=Footprint(
+            idle={"sweeper": memory},
+            worker={1_000: memory, 100_000: replace(memory, resident=86_016)},
+            written={
+                "steps": Written(table_bytes=100.0, index_bytes=20.0),
+                "workers": Written(table_bytes=0.0, index_bytes=0.0),
+                "WAL": Written(table_bytes=2_800.0, index_bytes=0.0),
+            },
+        ),
+        aged=[
+            Aged(
+                shape=CHAIN40,
+                runs=1_000_000,
+                without=Series(seconds=(0.1, 0.2)),
+                with_past=Series(seconds=(0.11, 0.22)),
+            )
+        ],
+    )
+    text = "\n".join(report.tables(Results(comparisons=[], growths=[], goals=goals)))
+    assert "| to the first step running | 2 | 1.0 | 2.0 | 2.0 | 2.0 |" in text
+    assert "| a step behind another | 2 | 1.0 | 2.0 | 2.0 | 2.0 |" in text
+    assert "| chain40 | 2 | 400 | 0.25 | 1.50 | 1.75 | 3.0 |" in text
+    assert "| 1,000 | 8 | 100.00 | 500 |" in text
+    assert "| sweeper, idle | 80.0 | 50.0 |" in text
+    assert "| worker, after 100,000 steps | 84.0 | 50.0 |" in text
+    assert "| steps | 100 | 20 | 120 |" in text
+    assert "| workers | 0" not in text
+    assert "2,800 bytes" in text
+    assert "| chain40 | 1,000,000 | 0.150 (0.100-0.200) | 0.165 (0.110-0.220) | 1.10 |" in text
 
 
 class _Forgetful:
