@@ -2,22 +2,34 @@
 -- attempts that have ended, and the steps that it takes next. A wide run then takes its lock, writes its row
 -- and commits once for many steps.
 
--- What a transition did: the steps whose attempts were settled; the pools that have ready steps now; whether a
--- when is to be evaluated; the run's status; the keys whose lines may have moved; and the steps that were taken.
+-- What a transition did: the steps whose attempts were settled; the pools that have ready steps now; whether
+-- a when is to be evaluated; the run's status; the keys whose lines may have moved; and the steps that were
+-- taken.
 CREATE TYPE orch.progress AS (
     settled integer [], ready_pools text [], undecided boolean, run_status text, keys text [],
     claims orch.claimed []
 );
 
+-- Whether a tenant may have only so many steps running.
+CREATE FUNCTION orch.is_limited(p_tenant text) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT 1 FROM orch.tenant_limits AS l WHERE l.tenant = p_tenant AND l.max_running_steps IS NOT NULL
+    );
+END;
+$$;
+
 -- Finish a transition that made p_changes, after which p_ended have ended, p_failed of them as failed: tell
 -- their successors, wave by wave. Count down what they wait for, unlock or skip those that wait for nothing
--- more, and go on with the skipped ones. Then record all of it, after p_first. The caller holds the run's lock.
+-- more, and go on with the skipped ones. Then record all of it, after p_first. The caller holds the run's
+-- lock.
 --
--- p_worker takes steps of p_pools on the way: p_claims, which are queued, and up to p_sure more, those that are
--- unlocked first, then of p_queued, then others of the run that are ready. Of those that may be unlocked
--- together it takes up to p_free more, but no more of them than its share, so that there is something left for
--- others. A step with a concurrency key is never taken just when it is unlocked: it waits for its place, behind
--- those that have waited for longer.
+-- p_worker takes steps of p_pools on the way: p_claims, which are queued, and up to p_sure more, those that
+-- are unlocked first, then of p_queued, then others of the run that are ready. Of those that may be unlocked
+-- together it takes up to p_free more, but no more of them than its share, so that there is something left
+-- for others. A step with a concurrency key is never taken just when it is unlocked: it waits for its place,
+-- behind those that have waited for longer.
 CREATE FUNCTION orch.proceed(
     r orch.runs, p_first text, p_changes orch.step_change [], p_ended integer [], p_failed integer [],
     p_claims integer [], p_queued integer [], p_pools text [],
@@ -57,7 +69,8 @@ BEGIN
             GROUP BY e.to_no ORDER BY e.to_no
         ) AS h;
         EXIT WHEN v_to IS NULL;
-        IF p_free > 0 THEN
+        -- The steps of a tenant with a limit are counted when they are sent: no more than took their places.
+        IF p_free > 0 AND cardinality(v_to) > v_left AND NOT orch.is_limited(r.tenant) THEN
             v_left := greatest(v_left, least(v_left + p_free, ceil(p_share * cardinality(v_to))::integer));
             p_free := 0;
         END IF;
@@ -186,15 +199,17 @@ CREATE TYPE orch.settled AS (
     claimed orch.claimed
 );
 
--- Settle what a worker process has to tell of a run: the steps that messages asked it to claim (p_claims), and
--- how attempts ended (p_ended: step_no, attempt, ending, outputs and so on of each, in the order of step_no).
--- An ending is 'succeeded', 'failed', 'retrying', 'cancelled' or 'released', and only the attempt that holds
--- the step may have one. In a run that is being cancelled no step waits: what would try again is cancelled, and
--- nothing is taken. As many as p_sure of the ended steps make way for a next one; p_late more of them, whose
--- workers have held their slots for long, only if nobody waits for a slot; and there are p_free slots.
+-- Settle what a worker process has to tell of a run: the steps that messages asked it to claim (p_claims),
+-- and how attempts ended (p_ended: step_no, attempt, ending, outputs and so on of each, in the order of
+-- step_no). An ending is 'succeeded', 'failed', 'retrying', 'cancelled' or 'released', and only the attempt
+-- that holds the step may have one. In a run that is being cancelled no step waits: what would try again is
+-- cancelled, and nothing is taken. As many as p_sure of the ended steps make way for a next one; p_late more
+-- of them, whose workers have held their slots for long, only if nobody waits for a slot; and there are
+-- p_free slots.
 CREATE FUNCTION orch.settle(
     p_tenant text, p_run uuid, p_claims integer [], p_ended json, p_pools text [],
-    p_sure integer, p_late integer, p_free integer, p_share double precision, p_worker text, p_lease_ms integer
+    p_sure integer, p_late integer, p_free integer, p_share double precision,
+    p_worker text, p_lease_ms integer
 ) RETURNS SETOF orch.settled
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -207,7 +222,6 @@ DECLARE
     v_goes_on boolean;
     v_claims integer [] := p_claims;
     v_sure integer := p_sure;
-    v_free integer := p_free;
     v_changes orch.step_change [] := '{}';
     v_settled integer [] := '{}';
     v_ended integer [] := '{}';
@@ -286,15 +300,8 @@ BEGIN
     v_goes_on := coalesce(r.status = 'running' AND r.cancel_requested_utc IS NULL, FALSE);
     IF NOT v_goes_on THEN
         v_claims := '{}';
-    ELSIF
-        (cardinality(p_claims) > 0 OR v_free > 0)
-        AND EXISTS (
-            SELECT 1 FROM orch.tenant_limits AS l
-            WHERE l.tenant = p_tenant AND l.max_running_steps IS NOT NULL
-        )
-    THEN
-        -- Such a tenant's steps are counted when they are sent: one takes the place of another, or was sent.
-        v_free := 0;
+    ELSIF cardinality(p_claims) > 0 AND orch.is_limited(p_tenant) THEN
+        -- They need the mark of having been sent, and so counted.
         v_claims := ARRAY(
             SELECT s.step_no FROM orch.steps AS s
             WHERE s.tenant = p_tenant AND s.run_id = p_run AND s.step_no = ANY(p_claims)
@@ -307,7 +314,7 @@ BEGIN
     v_progress := orch.proceed(
         r, NULL, v_changes, v_ended, v_failed, v_claims, '{}', CASE WHEN v_goes_on THEN p_pools ELSE '{}' END,
         -- Whoever gives a step back takes no other.
-        least(v_sure, cardinality(v_settled) - v_given_back), v_free, p_share, p_worker, p_lease_ms
+        least(v_sure, cardinality(v_settled) - v_given_back), p_free, p_share, p_worker, p_lease_ms
     );
     v_result.settled := v_settled;
     v_result.ready_pools := v_progress.ready_pools || v_ready;
@@ -374,8 +381,10 @@ CREATE OR REPLACE FUNCTION orch.claim(
 ) RETURNS orch.claimed
 LANGUAGE sql
 BEGIN ATOMIC
-    SELECT s.claimed FROM orch.settle(p_tenant, p_run, ARRAY[p_step], NULL, '{}', 0, 0, 0, 0, p_worker, p_lease_ms)
-        AS s;
+    SELECT s.claimed
+    FROM orch.settle(
+        p_tenant, p_run, ARRAY[p_step], NULL, '{}', 0, 0, 0, 0, p_worker, p_lease_ms
+    ) AS s;
 END;
 
 CREATE OR REPLACE FUNCTION orch.complete(

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.domain.models import Claim, DagId, DagSpec, Json, JsonObject, Outcome, Released
+from shared.domain.models import Claim, DagId, DagSpec, Ended, Json, JsonObject, Outcome, Released
 from shared.domain.states import RunStatus
 from shared.services import recovery, work
+from shared.services.work import Handoff
 from shared.store.recovery import Doorbell
 from tests.support import verbs
 from tests.support.exported import exported, wrong_line
@@ -57,7 +58,8 @@ class _Fleet:
         self.late: list[tuple[Claim, Outcome]] = []
 
     def until_the_end(self) -> None:
-        turns = [self.send, self.deliver, self.deliver, self.work, self.work, self.sweep, self.be_late]
+        turns = [self.send, self.deliver, self.deliver, self.work, self.work, self.work_together]
+        turns += [self.sweep, self.be_late]
         for _ in range(5_000):
             if self.ledger.run(self.run.run_id).status is not RunStatus.RUNNING:
                 return
@@ -103,6 +105,41 @@ class _Fleet:
         self.hold(change.next)
         if self.random.random() < 0.3:
             self.late.append((claim, outcome))
+
+    def work_together(self) -> None:
+        """Report several endings, a late one and a message at once, and ask for several steps."""
+        count = self.random.randint(0, len(self.held))
+        claims = [self.held.pop(self.random.randrange(len(self.held))) for _ in range(count)]
+        reported = [(claim, self.outcome(claim)) for claim in claims]
+        late = [self.late.pop()] if self.late and self.random.random() < 0.5 else []
+        if late:
+            self.ledger.rescue()
+        lossy = any("lost" in s.attempts for s in self.scripts.values())
+        messages = [self.messages.pop()] if self.messages and not lossy else []
+        sure, free = (0, 0) if lossy else (self.random.randint(0, count), self.random.randint(0, 3))
+        progress = work.settle(
+            self.ledger.service,
+            self.ledger.tenant,
+            self.run.run_id,
+            claims=[bell.step_no for bell in messages],
+            ended=[
+                Ended(step_no=claim.step_no, attempt=claim.attempt, outcome=outcome)
+                for claim, outcome in reported + late
+            ],
+            handoff=Handoff(
+                worker_id=self.ledger.worker,
+                lease_ms=LONG_MS,
+                pools=frozenset({"default"}),
+                sure=sure,
+                free=free,
+                share=self.random.random(),
+            ),
+        )
+        assert progress.settled == {claim.step_no for claim in claims}
+        assert len(progress.claims) <= sure + free + len(messages)
+        for claim in progress.claims:
+            self.hold(claim)
+        self.late += [one for one in reported if self.random.random() < 0.3]
 
     def outcome(self, claim: Claim) -> Outcome:
         match self.script_of(claim.step_id, claim.attempt - 1):

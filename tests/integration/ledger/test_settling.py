@@ -1,0 +1,281 @@
+"""What a process has to tell of a run is settled together, and several steps are taken at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg2
+import pytest
+
+from orchestrator_worker.settler import Request, Settler, Turn
+from shared.domain.models import Claim, Ended, Outcome, Progress, Run, RunId, TenantId, TenantLimits
+from shared.domain.states import RunStatus
+from shared.errors import StoreUnavailable
+from shared.services import limits, work
+from shared.services.work import Handoff
+from shared.store.db import Database
+from tests.support.eventually import eventually
+from tests.support.graphs import graph
+from tests.support.ledger import LONG_MS, Ledger, succeeded
+
+POOLS = frozenset({"default"})
+EIGHT = "a b c d e f g h"
+
+
+@dataclass
+class Slots:
+    """Free slots of a process: how many there are, and are kept."""
+
+    free: int = 0
+    kept: int = 0
+
+    def reserve(self) -> int:
+        self.kept += self.free
+        return self.free
+
+    def give_back(self, number: int) -> None:
+        self.kept -= number
+
+
+def settler_of(ledger: Ledger, slots: Slots | None = None, share: float = 1.0) -> Settler:
+    def settle(
+        tenant: TenantId,
+        run_id: RunId,
+        claims: Sequence[int],
+        ended: Sequence[Ended],
+        *,
+        sure: int,
+        late: int,
+        free: int,
+    ) -> Progress:
+        handoff = Handoff(
+            worker_id=ledger.worker,
+            lease_ms=LONG_MS,
+            pools=POOLS,
+            sure=sure,
+            late=late,
+            free=free,
+            share=share,
+        )
+        return work.settle(ledger.service, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
+
+    return Settler(settle, slots or Slots())
+
+
+@contextmanager
+def locked(owner_url: str, run: Run) -> Iterator[Callable[[], None]]:
+    """Hold the row of a run until the block ends, or what it lends is called."""
+    connection = psycopg2.connect(owner_url)
+    try:
+        with connection.cursor() as cur:
+            cur.execute("SELECT 1 FROM orch.runs WHERE run_id = %s FOR UPDATE", [str(run.run_id)])
+        yield connection.rollback
+    finally:
+        connection.close()
+
+
+def waits_behind(settler: Settler, run: Run, number: int) -> bool:
+    return len(settler._lines[run.run_id]) == number
+
+
+def together(
+    owner_url: str, run: Run, settler: Settler, calls: Sequence[Callable[[], Request]]
+) -> list[object]:
+    """Make the first call, which has to wait for the run's row, and the others meanwhile; give what comes."""
+    results: list[object] = [None] * len(calls)
+
+    def make(number: int) -> None:
+        try:
+            results[number] = calls[number]()
+        except Exception as error:  # noqa: BLE001  # It is looked at below.
+            results[number] = error
+
+    threads = [threading.Thread(target=make, args=[number]) for number in range(len(calls))]
+    with locked(owner_url, run) as let_go:
+        threads[0].start()
+        eventually(lambda: run.run_id in settler._lines)
+        for number, thread in enumerate(threads[1:], start=1):
+            thread.start()
+            eventually(partial(waits_behind, settler, run, number))
+        let_go()
+        for thread in threads:
+            thread.join(20)
+    assert not settler._lines
+    return results
+
+
+def transactions(ledger: Ledger, owner_url: str, run: Run) -> int:
+    """Count the transactions that have written events of a run."""
+    connection = psycopg2.connect(owner_url)
+    try:
+        with connection.cursor() as cur:
+            cur.execute("SELECT count(DISTINCT xid) FROM orch.events WHERE run_id = %s", [str(run.run_id)])
+            (count,) = cur.fetchone() or (0,)
+            return int(count)
+    finally:
+        connection.close()
+
+
+def completing(
+    settler: Settler, claim: Claim, outcome: Outcome, turn: Turn = Turn.ENDS
+) -> Callable[[], Request]:
+    return lambda: settler.complete(claim, outcome, turn)
+
+
+def test_what_comes_while_another_is_at_the_run_is_settled_in_one_transaction(
+    ledger: Ledger, owner_url: str
+) -> None:
+    run = ledger.start(graph("", steps=EIGHT))
+    settler = settler_of(ledger)
+    claims = [ledger.claimed(run, step) for step in EIGHT.split()]
+    before = transactions(ledger, owner_url, run)
+    calls = [completing(settler, claim, succeeded({"of": claim.step_id})) for claim in claims]
+    told = together(owner_url, run, settler, calls)
+    assert all(isinstance(one, Request) and one.accepted for one in told)
+    assert transactions(ledger, owner_url, run) == before + 2
+    # One of those that were settled together does what is to be done about all of them.
+    assert [one.progress is not None for one in told if isinstance(one, Request)].count(True) == 2
+    assert ledger.run(run.run_id).status is RunStatus.COMPLETED
+    assert [ledger.step(run, step).outputs for step in EIGHT.split()] == [
+        {"of": step} for step in EIGHT.split()
+    ]
+
+
+def test_messages_and_endings_of_a_run_go_together(ledger: Ledger, owner_url: str) -> None:
+    run = ledger.start(graph("", steps="a b c"))
+    settler = settler_of(ledger)
+    ended = ledger.claimed(run, "a")
+    calls = [
+        lambda: settler.claim(ledger.tenant, run.run_id, 1),
+        completing(settler, ended, succeeded()),
+        lambda: settler.claim(ledger.tenant, run.run_id, 2),
+        lambda: settler.claim(ledger.tenant, run.run_id, 2),
+    ]
+    told = together(owner_url, run, settler, calls)
+    taken = [one.claim.step_id if isinstance(one, Request) and one.claim else None for one in told]
+    assert taken[:2] == ["b", None]
+    # A message that came twice is served once.
+    assert sorted(taken[2:], key=str) == [None, "c"]
+
+
+def test_an_ending_that_cannot_be_stored_costs_no_other(ledger: Ledger, owner_url: str) -> None:
+    run = ledger.start(graph("", steps="a b c d"))
+    settler = settler_of(ledger)
+    claims = [ledger.claimed(run, step) for step in "abcd"]
+    outcomes = [succeeded(), succeeded(), succeeded({"text": "\0"}), succeeded()]
+    told = together(
+        owner_url, run, settler, [completing(settler, *pair) for pair in zip(claims, outcomes, strict=True)]
+    )
+    assert isinstance(told[2], psycopg2.DataError)
+    assert [isinstance(one, Request) and one.accepted for one in told] == [True, True, False, True]
+    assert ledger.statuses(run) == {"a": "succeeded", "b": "succeeded", "c": "running", "d": "succeeded"}
+    # The attempt can still be reported.
+    assert settler.complete(claims[2], succeeded(), Turn.ENDS).accepted
+
+
+def test_all_who_go_together_hear_that_postgresql_is_away(ledger: Ledger, owner_url: str) -> None:
+    run = ledger.start(graph("", steps="a b c"))
+    hasty = Database(
+        ledger.service._url, role="orch_service", size=4, application_name="hasty", answer_seconds=1.0
+    )
+    other = Ledger(api=ledger.api, service=hasty)
+    settler = settler_of(other)
+    claims = [ledger.claimed(run, step) for step in "abc"]
+    results: list[object] = []
+
+    def report(claim: Claim) -> None:
+        try:
+            results.append(settler.complete(claim, succeeded(), Turn.ENDS))
+        except StoreUnavailable as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=report, args=[claim]) for claim in claims]
+    with locked(owner_url, run):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert [type(one) for one in results] == [StoreUnavailable] * 3
+    assert not settler._lines
+    for claim in claims:
+        assert settler.complete(claim, succeeded(), Turn.ENDS).accepted
+    hasty.close()
+
+
+@pytest.mark.parametrize(
+    ("free", "share", "taken"),
+    [(0, 1.0, 1), (7, 1.0, 8), (3, 1.0, 4), (7, 0.5, 4), (7, 0.25, 2), (7, 0.01, 1), (20, 1.0, 8)],
+)
+def test_of_steps_that_are_unlocked_together_a_worker_takes_its_share(
+    ledger: Ledger, free: int, share: float, taken: int
+) -> None:
+    run = ledger.start(graph("root>a,b,c,d,e,f,g,h"))
+    slots = Slots(free)
+    told = settler_of(ledger, slots, share).complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
+    assert told.claim is not None and told.claim.step_id == "a"
+    assert [claim.step_id for claim in told.more] == list("bcdefgh")[: taken - 1]
+    assert slots.kept == len(told.more)
+    assert told.progress is not None
+    assert told.progress.ready_pools == (POOLS if taken < 8 else frozenset())
+    running = [step for step, status in ledger.statuses(run).items() if status == "running"]
+    assert len(running) == taken
+
+
+def test_a_tenant_with_a_limit_gets_one_step_for_another(ledger: Ledger) -> None:
+    limits.put(ledger.api, ledger.tenant, TenantLimits(max_running_steps=2))
+    run = ledger.start(graph("root>a,b,c,d"))
+    (bell,) = ledger.pick()
+    settler = settler_of(ledger, Slots(7))
+    root = settler.claim(bell.tenant, bell.run_id, bell.step_no).claim
+    assert root is not None
+    told = settler.complete(root, succeeded(), Turn.GOES_ON)
+    assert told.claim is not None
+    assert told.more == ()
+    # Nor does a message bring one that no pick has counted.
+    assert settler.claim(ledger.tenant, run.run_id, 2).claim is None
+
+
+def test_a_slice_that_is_over_goes_on_only_while_nobody_waits(ledger: Ledger) -> None:
+    run = ledger.start(graph("a>b b>c c>d"))
+    settler = settler_of(ledger)
+    (bell,) = ledger.pick()
+    claim = settler.claim(bell.tenant, bell.run_id, bell.step_no).claim
+    assert claim is not None
+    assert ledger.pick() == []
+    alone = settler.complete(claim, succeeded(), Turn.IS_OVER)
+    assert alone.claim is not None and alone.claim.step_id == "b"
+    # A message is out for another run.
+    ledger.start(graph("", steps="x", dag_id="other"))
+    assert len(ledger.pick()) == 1
+    awaited = settler.complete(alone.claim, succeeded(), Turn.IS_OVER)
+    assert awaited.accepted and awaited.claim is None
+    assert ledger.statuses(run)["c"] == "queued"
+
+
+def test_a_wide_run_is_settled_in_few_transactions(ledger: Ledger, owner_url: str) -> None:
+    """Eight threads go through 100 steps side by side, each taking the next from what it completes."""
+    run = ledger.start(graph(" ".join(["root>" + ",".join(f"s{n:03}" for n in range(100))])))
+    slots = Slots(7)
+    settler = settler_of(ledger, slots)
+    first = settler.complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
+    assert first.claim is not None
+
+    def work_through(claim: Claim | None) -> None:
+        while claim is not None:
+            claim = settler.complete(claim, succeeded(), Turn.GOES_ON).claim
+
+    threads = [threading.Thread(target=work_through, args=[claim]) for claim in (first.claim, *first.more)]
+    slots.free = 0
+    begun = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert ledger.run(run.run_id).status is RunStatus.COMPLETED
+    assert transactions(ledger, owner_url, run) < 100
+    assert time.monotonic() - begun < 60
