@@ -79,14 +79,16 @@ class PeerProcess:
     def _line(self, within_s: float) -> str:
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], within_s)[0]:
-            raise BenchError(f"{self.name} gave no answer within {within_s:.0f} s: {self._last_words()}")
+            raise BenchError(f"{self.name} gave no answer within {within_s:.0f} s: {last_words(self._log)}")
         line = self._process.stdout.readline()
         if not line:
-            raise BenchError(f"{self.name} ended: {self._last_words()}")
+            raise BenchError(f"{self.name} ended: {last_words(self._log)}")
         return line.decode().strip()
 
-    def _last_words(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")[-_LOG_CHARACTERS:]
+
+def last_words(log: Path) -> str:
+    """Give the end of what a process wrote, for people."""
+    return log.read_text(encoding="utf-8", errors="replace")[-_LOG_CHARACTERS:]
 
 
 @contextmanager

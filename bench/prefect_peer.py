@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.peer_process import PeerProcess, PeerPython, peer_process
-from bench.private_postgres import private_postgres
+from bench.peer_process import PeerProcess, PeerPython, last_words, peer_process
+from bench.private_postgres import private_postgres, system_binaries
 from bench.processes import stopped_after, wait_until
+from bench.subject import BenchError
 
 PACKAGE = "prefect"
 _HOST = "127.0.0.1"
@@ -22,12 +23,16 @@ _LOOK_S = 5.0
 
 @contextmanager
 def prefect_peer(folder: Path, python: PeerPython) -> Iterator[PeerProcess]:
-    """Run the server, wait until it answers, and run a program with flows; that may still be starting."""
-    with private_postgres(folder) as url, _server(folder, python, url) as environ:
+    """Run the server, wait until it answers, and run a program with flows; that may still be starting.
+
+    The server wants pg_trgm, which the embedded PostgreSQL comes without.
+    """
+    with (
+        private_postgres(folder, binaries=system_binaries()) as url,
+        _server(folder, python, url) as environ,
+    ):
         flows = ["bench.prefect_flows"]
-        with peer_process(
-            "Prefect", python, flows, folder / "flows.log", environ=environ, slow=True
-        ) as peer:
+        with peer_process("Prefect", python, flows, folder / "flows.log", environ=environ, slow=True) as peer:
             yield peer
 
 
@@ -53,7 +58,13 @@ def _server(folder: Path, python: PeerPython, url: str) -> Iterator[Mapping[str,
             start_new_session=True,
         )
     with stopped_after(process, within_s=20):
-        wait_until(lambda: _answers(f"{api}/health"), within_s=_START_S, what="Prefect's server")
+        wait_until(
+            lambda: process.poll() is not None or _answers(f"{api}/health"),
+            within_s=_START_S,
+            what="Prefect's server",
+        )
+        if process.poll() is not None:
+            raise BenchError(f"Prefect's server ended: {last_words(folder / 'server.log')}")
         yield environ
 
 
