@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 CASES ?= 500
+PEERS ?=
+COMMA := ,
+PEER_STAMPS := $(patsubst %,build/peers/%/.installed,$(filter-out celery,$(subst $(COMMA), ,$(PEERS))))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -51,8 +54,14 @@ test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themse
 openapi: setup ## Try the API by its OpenAPI document, with CASES calls of each operation and more.
 	$(BIN)/python -m pytest tests/acceptance/test_openapi.py --cases $(CASES)
 
-bench: setup ## Measure the shapes against Celery's own canvas, write docs/benchmarks.md (ARGS=--short: only try it).
-	$(BIN)/python -m bench $(ARGS)
+bench: setup $(PEER_STAMPS) ## Measure the shapes beside Celery (PEERS=dbos,prefect: and these), write docs/benchmarks.md (ARGS=--short: only try it).
+	$(BIN)/python -m bench $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+# Each in an environment of its own: what they pin clashes with what we lock.
+build/peers/%/.installed: bench/%.txt
+	$(PYTHON) -m venv build/peers/$*
+	build/peers/$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 fuzz: setup ## Send hostile requests to a stack of its own (ARGS="--requests 1000000 --seed x").
 	$(BIN)/python -m tests.fuzz $(ARGS)

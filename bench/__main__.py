@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from bench import goals, history, machine, report
-from bench.canvas import PREFORK, THREADS
-from bench.celery_peer import celery_peers
+from bench.canvas import PREFORK, THREADS, Pool
+from bench.celery_peer import CeleryPeer, celery_peers
+from bench.dbos_peer import dbos_peer
 from bench.measure import compare, grow
 from bench.orchestrator import Orchestrator, orchestrator
+from bench.peer_process import PeerProcess, PeerPython, find_python
+from bench.prefect_peer import prefect_peer
 from bench.results import Latency, Results, Streams
 from bench.shapes import LARGE, SHAPES, SHORT, Shape
 from bench.steady import CONNECTIONS, SECONDS, SHORT_SECONDS, steady
@@ -28,13 +33,18 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 STEADY = "steady"
 STREAM = "stream"
 ALL = (*SHAPES, *LARGE, STEADY, STREAM, *goals.GOALS)
+CELERY = "celery"
+INSTALLED_APART = {"dbos": dbos_peer, "prefect": prefect_peer}
+"""Peers that are measured where they are asked for, by the package's name."""
+PEERS = (CELERY, *INSTALLED_APART)
 
 
-def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[str, ...]:
+def _chosen(_ctx: click.Context, param: click.Parameter, names: str) -> tuple[str, ...]:
+    known = PEERS if param.name == "peers" else ALL
     chosen = tuple(name.strip() for name in names.split(","))
-    unknown = sorted(set(chosen) - set(ALL))
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
-        raise click.BadParameter(f"there is no shape {', '.join(unknown)}; there are {', '.join(ALL)}")
+        raise click.BadParameter(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
     return chosen
 
 
@@ -46,6 +56,12 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[s
 @click.option(
     "--short", is_flag=True, help="Small shapes, one round, nothing written: only prove that it works."
 )
+@click.option(
+    "--peers",
+    callback=_chosen,
+    default=CELERY,
+    help=f"Beside Celery, which is always there, with commas between: {', '.join(INSTALLED_APART)}.",
+)
 @click.option("--no-peers", is_flag=True, help="Measure the Orchestrator alone, and write nothing.")
 @click.option(
     "--history-runs",
@@ -53,16 +69,35 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, names: str) -> tuple[s
     default=history.RUNS,
     help="Finished runs in the ledger that is held against an empty one.",
 )
-def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool, history_runs: int) -> None:
-    """Measure shapes of work through the REST API, and through Celery's canvas on the same machine.
+def main(
+    *,
+    shapes: tuple[str, ...],
+    repeat: int,
+    short: bool,
+    peers: tuple[str, ...],
+    no_peers: bool,
+    history_runs: int,
+) -> None:
+    """Measure shapes of work through the REST API, and through Celery's canvas and other peers.
 
     A call that measures every shape, with its peers, writes docs/benchmarks.md.
     """
     described = {**machine.describe(), "Load before the start": machine.load()}
+    names = () if no_peers else tuple(dict.fromkeys((CELERY, *peers)))
     try:
-        results = _measure(shapes, 1 if short else repeat, short=short, peers=not no_peers, past=history_runs)
+        pythons = [find_python(name, os.environ) for name in names if name in INSTALLED_APART]
+        results = _measure(
+            shapes,
+            1 if short else repeat,
+            short=short,
+            celery=not no_peers,
+            pythons=pythons,
+            past=history_runs,
+        )
     except BenchError as error:
         raise click.ClickException(str(error)) from error
+    if pythons:
+        described["Peers"] = ", ".join(f"{python.package} {python.version}" for python in pythons)
     click.echo("\n" + "\n\n".join(report.tables(results)))
     if shapes == ALL and not short and not no_peers:
         DOCUMENT.parent.mkdir(exist_ok=True)
@@ -70,13 +105,21 @@ def main(*, shapes: tuple[str, ...], repeat: int, short: bool, no_peers: bool, h
         click.echo(f"\nwritten to {DOCUMENT}")
 
 
-def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool, past: int) -> Results:
+def _measure(
+    names: tuple[str, ...],
+    repeat: int,
+    *,
+    short: bool,
+    celery: bool,
+    pythons: Sequence[PeerPython],
+    past: int,
+) -> Results:
     compared: tuple[Shape, ...] = SHORT if short else tuple(SHAPES[name] for name in names if name in SHAPES)
     grown = () if short else tuple(LARGE[name] for name in names if name in LARGE)
     with tempfile.TemporaryDirectory(prefix="orch-bench-") as temporary:
         folder = Path(temporary)
-        pools = (PREFORK, THREADS) if peers else ()
-        with celery_peers(folder / "celery", pools) as others, orchestrator(folder / "data") as ours:
+        pools = (PREFORK, THREADS) if celery else ()
+        with _peers(folder, pools, pythons) as others, orchestrator(folder / "data") as ours:
             for other in others:
                 other.wait_until_ready()
             return Results(
@@ -90,6 +133,19 @@ def _measure(names: tuple[str, ...], repeat: int, *, short: bool, peers: bool, p
                     names, ours, folder, repeat=repeat, history_runs=past, short=short, tell=click.echo
                 ),
             )
+
+
+@contextmanager
+def _peers(
+    folder: Path, pools: tuple[Pool, ...], pythons: Sequence[PeerPython]
+) -> Iterator[list[CeleryPeer | PeerProcess]]:
+    """Run the peers; they may still be starting."""
+    with celery_peers(folder / "celery", pools) as of_celery, ExitStack() as stack:
+        apart = [
+            stack.enter_context(INSTALLED_APART[python.package](folder / python.package, python))
+            for python in pythons
+        ]
+        yield [*of_celery, *apart]
 
 
 def _latencies(ours: Orchestrator, names: Sequence[str], *, short: bool) -> list[Latency]:

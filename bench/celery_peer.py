@@ -26,6 +26,8 @@ _TIMEOUT_S = 30.0
 class CeleryPeer:
     """One worker with its pool, called from this process as a user's program would call it."""
 
+    slow = False
+
     def __init__(self, pool: Pool, app: Celery) -> None:
         self._pool = pool
         self._app = app

@@ -14,6 +14,9 @@ from bench.usage import forget_peak, peak
 SMALL_RUNS = 5
 """A small run is over in a blink; beside a large one it is measured so many times, and their mean counts."""
 
+SLOW_ROUNDS = 1
+"""Of a peer that is slow; its ratios are those of the first rounds."""
+
 MOST_LOST = 2
 """So often a peer may fail to end before the benchmark gives up."""
 
@@ -31,6 +34,8 @@ def compare(shape: Shape, ours: Subject, peers: Sequence[Subject], *, repeat: in
     lost: list[str] = []
     for number in range(repeat + 1):
         for subject in subjects:
+            if subject.slow and number > SLOW_ROUNDS:
+                continue
             taken = _insist(subject, shape, lost)
             tell(f"{shape.name:<10} {subject.name:<28} {taken:8.3f} s{'' if number else '  (warm-up)'}")
             if number:

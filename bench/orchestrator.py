@@ -42,6 +42,7 @@ class Orchestrator:
     """Starts runs and watches them over HTTP, as a client does that knows nothing else."""
 
     name = "Orchestrator"
+    slow = False
 
     def __init__(
         self, make_client: Callable[[str, str], ApiClient], folder: Path, address: tuple[str, int]

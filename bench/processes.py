@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal as signals
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ _PAUSE_S = 0.05
 
 
 @contextmanager
-def stopped_after(process: subprocess.Popen[bytes], *, within_s: float) -> Iterator[None]:
+def stopped_after(
+    process: subprocess.Popen[bytes], *, within_s: float, signal: signals.Signals = signals.SIGTERM
+) -> Iterator[None]:
     """Ask a process to end after the block; kill it, with all below it, when it does not."""
     try:
         yield
     finally:
-        process.terminate()
+        process.send_signal(signal)
         try:
             process.wait(within_s)
         except subprocess.TimeoutExpired:

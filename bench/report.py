@@ -31,10 +31,27 @@ Celery is timed in the calling process, from `apply_async()` to the return of `g
 settings, with Redis as broker and result backend: a Redis of its own, set up as ours is. The canvas (a
 `chain` of tasks and groups, which Celery turns into chords) is built before its clock starts. It is not
 durable, and keeps no history.
-
+"""
+_PEERS = {
+    "DBOS": """\
+DBOS runs its steps in the calling process, and is timed there, from the call of the workflow to its return:
+it has no server, and no request is sent. It is as durable as ours, on a PostgreSQL of its own, set up as ours
+is, and keeps its history as it does by default. Its fastest ways: plain functions; steps that run at once on
+4 threads; many runs started with `start_workflow`; no ping before each use of a connection. Tried by hand,
+and slower: coroutines, and for many runs and steps side by side a queue with two or three worker processes.
+""",
+    "Prefect": """\
+Prefect is timed in the calling process, too, from the call of the flow to its return, with a server of its
+own on the system's PostgreSQL (it wants an extension that the embedded one comes without), set up as ours is.
+Tasks that run at once are given to its default task runner, many flows are called on 8 threads, its cache is
+off, and nothing below a warning is logged. It is slow, so that one round has to do.
+""",
+}
+_ROUNDS = """\
 Every step does nothing. The subjects take turns, round by round, after one round to warm up. The seconds
 are medians, with the fastest and the slowest round; a ratio is the median of the rounds' own ratios,
-because the speed of a shared machine drifts. Above 1, ours is faster."""
+because the speed of a shared machine drifts. Above 1, ours is faster. The best peer at a shape is the one
+with the smallest ratio."""
 
 
 _STEADY = f"""\
@@ -77,12 +94,16 @@ def document(results: Results, *, machine: Mapping[str, str], command: str, date
     """Write docs/benchmarks.md."""
     parts = [
         "# Benchmarks\n\nWritten by `make bench`; do not edit.",
-        _METHOD,
+        "\n".join([_METHOD, *(words for peer, words in _PEERS.items() if peer in _peers(results)), _ROUNDS]),
         "\n".join(f"- {what}: {value}" for what, value in machine.items()),
         f"- Measured {date}, {repeat} rounds, with `{command}`",
     ]
     parts[2:] = ["\n".join(parts[2:])]
     return "\n\n".join([*parts, *tables(results)]) + "\n"
+
+
+def _peers(results: Results) -> set[str]:
+    return {peer for one in results.comparisons for peer in one.peers}
 
 
 def tables(results: Results) -> list[str]:
@@ -194,6 +215,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
         "steps a second",
         *peers,
         *(f"ratio to {_short(peer)}" for peer in peers),
+        *(["best peer"] if peers else []),
     ]
     rows = [
         [
@@ -202,6 +224,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
             f"{one.shape.steps / one.ours.median:,.0f}",
             *(seconds(one.peers[peer]) for peer in peers),
             *(f"{one.ratio(peer):.2f}" for peer in peers),
+            *([f"{one.ratio(one.best_peer):.2f} ({_short(one.best_peer)})"] if peers else []),
         ]
         for one in comparisons
     ]

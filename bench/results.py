@@ -43,11 +43,16 @@ class Comparison:
     def ratio(self, peer: str) -> float:
         """Tell how many times as long the peer takes: the median over the rounds.
 
-        The machine's speed drifts, so each round is compared with itself first.
+        The machine's speed drifts, so each round is compared with itself first. A slow
+        peer takes part in the first rounds only.
         """
-        return median(
-            theirs / ours for theirs, ours in zip(self.peers[peer].seconds, self.ours.seconds, strict=True)
-        )
+        rounds = zip(self.peers[peer].seconds, self.ours.seconds, strict=False)
+        return median(theirs / ours for theirs, ours in rounds)
+
+    @property
+    def best_peer(self) -> str:
+        """Name the peer that took the shortest time, held against ours of the same rounds."""
+        return min(self.peers, key=self.ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

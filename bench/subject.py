@@ -24,6 +24,11 @@ class Subject(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def slow(self) -> bool:
+        """Tell whether it takes so long that one round, after one to warm up, has to do."""
+        ...
+
     def measure(self, shape: Shape) -> float:
         """Submit the shape and wait until it is done; return the seconds. Raises BenchError if it fails."""
         ...

