@@ -308,7 +308,8 @@ BEGIN
                 AND s.sent_utc < 'infinity'
         );
     END IF;
-    IF p_late > 0 AND NOT orch.is_awaited((v_changes[1]).pool) THEN
+    -- A limit that has been lowered takes effect when a slice is over.
+    IF p_late > 0 AND NOT orch.is_limited(p_tenant) AND NOT orch.is_awaited((v_changes[1]).pool) THEN
         v_sure := v_sure + p_late;
     END IF;
     v_progress := orch.proceed(

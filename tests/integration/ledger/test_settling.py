@@ -257,6 +257,19 @@ def test_a_slice_that_is_over_goes_on_only_while_nobody_waits(ledger: Ledger) ->
     assert ledger.statuses(run)["c"] == "queued"
 
 
+def test_a_slice_that_is_over_does_not_go_on_past_a_limit(ledger: Ledger) -> None:
+    limits.put(ledger.api, ledger.tenant, TenantLimits(max_running_steps=1))
+    run = ledger.start(graph("a>b"))
+    settler = settler_of(ledger)
+    (bell,) = ledger.pick()
+    claim = settler.claim(bell.tenant, bell.run_id, bell.step_no).claim
+    assert claim is not None
+    limits.put(ledger.api, ledger.tenant, TenantLimits(max_running_steps=0))
+    told = settler.complete(claim, succeeded(), Turn.IS_OVER)
+    assert told.accepted and told.claim is None
+    assert ledger.statuses(run)["b"] == "queued"
+
+
 def test_a_wide_run_is_settled_in_few_transactions(ledger: Ledger, owner_url: str) -> None:
     """Eight threads go through 100 steps side by side, each taking the next from what it completes."""
     run = ledger.start(graph(" ".join(["root>" + ",".join(f"s{n:03}" for n in range(100))])))
