@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -134,6 +135,12 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "created_by": "them",
         "worker_id": "theirs",
         "lease_ms": 1_000,
+        "claims": [0, 1],
+        "ended": json.dumps([{"step_no": 1, "attempt": 1, "ending": "succeeded", "outputs": {}}]),
+        "sure": 1,
+        "late": 0,
+        "free": 1,
+        "share": 1.0,
         "ending": "succeeded",
         "outputs": "{}",
         "outputs_hash": "00" * 32,
@@ -228,7 +235,7 @@ def test_each_query_finds_nothing_for_another_tenant_even_without_row_level_secu
 
 @pytest.mark.parametrize(
     ("aggregate", "name"),
-    [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|read|present|queues|set|totals$", q[1])],
+    [q for q in _OF_A_TENANT if re.match("get|list_(?!undecided)|read|present|queues|set_|totals$", q[1])],
 )
 def test_the_same_queries_do_find_what_the_tenant_has(
     ledger: Ledger, run_id: RunId, aggregate: str, name: str
