@@ -59,7 +59,7 @@ class Handoff:
     """Who takes steps in the same transaction, from which pools, and how many.
 
     A claim is good for ``lease_ms``. As many as ``sure`` of the settled steps make way for a next one, and as
-    many as ``late`` of them only if no message and no tenant waits for a slot of their pool. There
+    many as ``late`` of them only if nobody waits for a slot of the ``pools``. There
     are ``free`` slots for some more of those that are unlocked together: for this ``share`` of them at most,
     which is that of the worker in the slots of the fleet.
     """

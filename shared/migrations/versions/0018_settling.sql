@@ -180,16 +180,19 @@ BEGIN
 END;
 $$;
 
--- Whether anybody waits for a slot of a pool: a message is out, or a tenant has a backlog.
-CREATE FUNCTION orch.is_awaited(p_pool text) RETURNS boolean
+-- Whether anybody waits for a slot of a worker that serves these pools: a message is out, a tenant has a
+-- backlog, or there are decisions to make, which every worker serves.
+CREATE FUNCTION orch.is_awaited(p_pools text []) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN
         EXISTS (
             SELECT 1 FROM orch.steps AS s
-            WHERE s.pool = p_pool AND s.status = 'queued' AND s.sent_utc IS NOT NULL AND s.sent_utc < 'infinity'
+            WHERE s.pool = ANY(p_pools) AND s.status = 'queued'
+                AND s.sent_utc IS NOT NULL AND s.sent_utc < 'infinity'
         )
-        OR EXISTS (SELECT 1 FROM orch.tenant_queues AS q WHERE q.pool = p_pool AND q.backlog);
+        OR EXISTS (SELECT 1 FROM orch.tenant_queues AS q WHERE q.pool = ANY(p_pools) AND q.backlog)
+        OR EXISTS (SELECT 1 FROM orch.steps AS s WHERE s.undecided_utc IS NOT NULL);
 END;
 $$;
 
@@ -309,7 +312,7 @@ BEGIN
         );
     END IF;
     -- A limit that has been lowered takes effect when a slice is over.
-    IF p_late > 0 AND NOT orch.is_limited(p_tenant) AND NOT orch.is_awaited((v_changes[1]).pool) THEN
+    IF p_late > 0 AND NOT orch.is_limited(p_tenant) AND NOT orch.is_awaited(p_pools) THEN
         v_sure := v_sure + p_late;
     END IF;
     v_progress := orch.proceed(

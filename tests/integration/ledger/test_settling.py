@@ -42,7 +42,9 @@ class Slots:
         self.kept -= number
 
 
-def settler_of(ledger: Ledger, slots: Slots | None = None, share: float = 1.0) -> Settler:
+def settler_of(
+    ledger: Ledger, slots: Slots | None = None, share: float = 1.0, pools: frozenset[str] = POOLS
+) -> Settler:
     def settle(
         tenant: TenantId,
         run_id: RunId,
@@ -56,7 +58,7 @@ def settler_of(ledger: Ledger, slots: Slots | None = None, share: float = 1.0) -
         handoff = Handoff(
             worker_id=ledger.worker,
             lease_ms=LONG_MS,
-            pools=POOLS,
+            pools=pools,
             sure=sure,
             late=late,
             free=free,
@@ -255,6 +257,45 @@ def test_a_slice_that_is_over_goes_on_only_while_nobody_waits(ledger: Ledger) ->
     awaited = settler.complete(alone.claim, succeeded(), Turn.IS_OVER)
     assert awaited.accepted and awaited.claim is None
     assert ledger.statuses(run)["c"] == "queued"
+
+
+def test_a_slice_that_is_over_gives_way_to_any_pool_of_its_worker(ledger: Ledger) -> None:
+    """The slot is the worker's: who waits in another pool that it serves waits for the same slots."""
+    ledger.start(graph("a>b"))
+    (bell,) = ledger.pick()
+    ledger.start(graph("", steps="x", dag_id="other", options={"x": {"pool": "big"}}))
+    assert len(ledger.pick("big")) == 1
+    both = settler_of(ledger, pools=frozenset({"default", "big"}))
+    claim = both.claim(bell.tenant, bell.run_id, bell.step_no).claim
+    assert claim is not None
+    told = both.complete(claim, succeeded(), Turn.IS_OVER)
+    assert told.accepted and told.claim is None
+
+
+def test_who_waits_in_a_pool_that_a_worker_does_not_serve_does_not_wait_for_it(ledger: Ledger) -> None:
+    ledger.start(graph("a>b"))
+    (bell,) = ledger.pick()
+    ledger.start(graph("", steps="x", dag_id="other", options={"x": {"pool": "big"}}))
+    assert len(ledger.pick("big")) == 1
+    settler = settler_of(ledger)
+    claim = settler.claim(bell.tenant, bell.run_id, bell.step_no).claim
+    assert claim is not None
+    assert ledger.pick() == []
+    told = settler.complete(claim, succeeded(), Turn.IS_OVER)
+    assert told.claim is not None
+
+
+def test_a_slice_that_is_over_gives_way_to_decisions(ledger: Ledger) -> None:
+    """Their messages wait for the slots of whatever worker."""
+    ledger.start(graph("a>b"))
+    (bell,) = ledger.pick()
+    ledger.start(graph("", steps="x", dag_id="other", options={"x": {"when": "true"}}))
+    settler = settler_of(ledger)
+    claim = settler.claim(bell.tenant, bell.run_id, bell.step_no).claim
+    assert claim is not None
+    assert ledger.pick() == []
+    told = settler.complete(claim, succeeded(), Turn.IS_OVER)
+    assert told.accepted and told.claim is None
 
 
 def test_a_slice_that_is_over_does_not_go_on_past_a_limit(ledger: Ledger) -> None:
