@@ -166,7 +166,7 @@ class Settler:
                 if request.ended is None:
                     request.claim = taken.pop(request.step_no, None)
                 else:
-                    request.accepted = request.step_no in progress.settled
+                    request.accepted = (request.step_no, request.ended.attempt) in progress.settled
             more = list(taken.values())
             for request in heirs[: len(more)]:
                 request.claim = more.pop(0)

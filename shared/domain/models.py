@@ -315,11 +315,12 @@ class Ended:
 class Progress:
     """What a worker process got settled in a run, and what has to happen after that commit.
 
-    ``settled`` are the steps whose endings were accepted: the guard found their attempts. ``claims`` are the
-    steps that the process has now. The rest is as in :class:`Change`.
+    ``settled`` are the attempts whose endings were accepted, each as (step_no, attempt): the guard found that
+    they held their steps. ``claims`` are the steps that the process has now. The rest is as in
+    :class:`Change`.
     """
 
-    settled: frozenset[int]
+    settled: frozenset[tuple[int, int]]
     claims: tuple[Claim, ...]
     ready_pools: frozenset[str] = frozenset()
     undecided: bool = False

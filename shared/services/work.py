@@ -25,7 +25,7 @@ def settle(
 
     What waited for the ended ones is settled with them, and some of what that unlocks may be taken at once
     (``handoff``). An ending is guarded by its attempt: when the lease was lost and the step taken away,
-    nothing changes and the step is not among the ``settled``. It may be repeated when the commit's fate is
+    nothing changes and the attempt is not among the ``settled``. It may be repeated when the commit's fate is
     unknown.
     """
     with db.statement(tenant) as cur:

@@ -108,7 +108,7 @@ def settle(
     first = rows[0]
     taken = (_claim(tenant, run_id, row[5:]) for row in rows)
     return Progress(
-        settled=frozenset(first[0]),
+        settled=frozenset((step_no, attempt) for step_no, attempt in first[0]),
         ready_pools=frozenset(first[1]),
         undecided=bool(first[2]),
         # NULL: there is no such run.

@@ -2,9 +2,9 @@
 -- attempts that have ended, and the steps that it takes next. A wide run then takes its lock, writes its row
 -- and commits once for many steps.
 
--- What a transition did: the steps whose attempts were settled; the pools that have ready steps now; whether
--- a when is to be evaluated; the run's status; the keys whose lines may have moved; and the steps that were
--- taken.
+-- What a transition did: the attempts that were settled, as pairs of step_no and attempt; the pools that have
+-- ready steps now; whether a when is to be evaluated; the run's status; the keys whose lines may have moved;
+-- and the steps that were taken.
 CREATE TYPE orch.progress AS (
     settled integer [], ready_pools text [], undecided boolean, run_status text, keys text [],
     claims orch.claimed []
@@ -286,7 +286,7 @@ BEGIN
             PERFORM orch.own_artifacts(p_tenant, p_run, e.step_no, e.attempt, e.artifacts);
         END IF;
         v_changes := array_append(v_changes, v_step);
-        v_settled := array_append(v_settled, e.step_no);
+        v_settled := v_settled || ARRAY[[e.step_no, e.attempt]];
         IF v_status IN ('succeeded', 'failed', 'cancelled') THEN
             v_ended := array_append(v_ended, e.step_no);
             IF v_status = 'failed' THEN
@@ -318,7 +318,7 @@ BEGIN
     v_progress := orch.proceed(
         r, NULL, v_changes, v_ended, v_failed, v_claims, '{}', CASE WHEN v_goes_on THEN p_pools ELSE '{}' END,
         -- Whoever gives a step back takes no other.
-        least(v_sure, cardinality(v_settled) - v_given_back), p_free, p_share, p_worker, p_lease_ms
+        least(v_sure, cardinality(v_changes) - v_given_back), p_free, p_share, p_worker, p_lease_ms
     );
     v_result.settled := v_settled;
     v_result.ready_pools := v_progress.ready_pools || v_ready;

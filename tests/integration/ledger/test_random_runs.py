@@ -135,7 +135,7 @@ class _Fleet:
                 share=self.random.random(),
             ),
         )
-        assert progress.settled == {claim.step_no for claim in claims}
+        assert progress.settled == {(claim.step_no, claim.attempt) for claim in claims}
         assert len(progress.claims) <= sure + free + len(messages)
         for claim in progress.claims:
             self.hold(claim)

@@ -180,6 +180,25 @@ def test_an_ending_that_cannot_be_stored_costs_no_other(ledger: Ledger, owner_ur
     assert settler.complete(claims[2], succeeded(), Turn.ENDS).accepted
 
 
+def test_of_two_attempts_of_a_step_that_report_together_the_one_that_holds_it_counts(
+    ledger: Ledger, owner_url: str
+) -> None:
+    run = ledger.start(graph("", steps="a b"))
+    settler = settler_of(ledger)
+    other = ledger.claimed(run, "b")
+    late = ledger.claimed(run, "a", lease_ms=0)
+    ledger.rescue()
+    holder = ledger.claimed(run, "a")
+    outcomes = [
+        (other, succeeded()),
+        (late, succeeded({"by": "late"})),
+        (holder, succeeded({"by": "holder"})),
+    ]
+    told = together(owner_url, run, settler, [completing(settler, *one) for one in outcomes])
+    assert [isinstance(one, Request) and one.accepted for one in told] == [True, False, True]
+    assert ledger.step(run, "a").outputs == {"by": "holder"}
+
+
 def test_all_who_go_together_hear_that_postgresql_is_away(ledger: Ledger, owner_url: str) -> None:
     run = ledger.start(graph("", steps="a b c"))
     hasty = Database(
