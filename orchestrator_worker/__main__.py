@@ -16,6 +16,7 @@ from orchestrator_worker.cancel_listener import CancelListener
 from orchestrator_worker.celery_app import StepPool, make_controller, make_worker_celery, worker_queues
 from orchestrator_worker.lease import LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
+from orchestrator_worker.settler import Settler
 from orchestrator_worker.shutdown import Shutdown
 from orchestrator_worker.tasks import StepRunner, register
 from orchestrator_worker.warm_listener import WarmListener
@@ -78,9 +79,18 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         return EX_CONFIG
     app = make_worker_celery(settings)
     dispatcher = Dispatcher(db, app)
+    controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
+    pool = cast(StepPool, controller.pool)
+    settler = Settler(
+        db,
+        pool,
+        worker_id=worker_id,
+        pools=frozenset(settings.worker_pools),
+        lease_ms=settings.lease_ms,
+    )
     keeper = LeaseKeeper(
         partial(work.renew, db_of_leases, lease_ms=settings.lease_ms),
-        lambda: _tell_alive(db_of_leases, settings, runner),
+        partial(_tell_alive, db_of_leases, settings, worker_id, settler),
         lease_ms=settings.lease_ms,
         kill_grace_ms=settings.kill_grace_ms,
         heartbeat_ms=settings.heartbeat_ms,
@@ -93,8 +103,6 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     )
     feed = LogFeed(LiveLogs(settings.redis_url), max_bytes=settings.live_log_bytes)
     catalog = load_catalog()
-    controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
-    pool = cast(StepPool, controller.pool)
     runner = StepRunner(
         db=db,
         settings=settings,
@@ -106,6 +114,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         feed=feed,
         worker_id=worker_id,
         pool=pool,
+        settler=settler,
         tracer=open_tracer(settings.otlp_endpoint, service="orchestrator-worker"),
     )
     register(app, runner)
@@ -149,15 +158,15 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     return int(controller.exitcode or 0)
 
 
-def _tell_alive(db: Database, settings: Settings, runner: StepRunner) -> None:
+def _tell_alive(db: Database, settings: Settings, worker_id: WorkerId, settler: Settler) -> None:
     workers.register(
         db,
-        runner.worker_id,
+        worker_id,
         pools=settings.worker_pools,
         slots=settings.worker_concurrency,
         heartbeat_ms=settings.heartbeat_ms,
     )
-    runner.share = workers.share(db, runner.worker_id)
+    settler.share = workers.share(db, worker_id)
     incidents.report(db, "worker", TALLY)
 
 

@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from shared.domain.models import Claim, Ended, Outcome, Progress, RunId, TenantId
+from shared.domain.models import Claim, Ended, Outcome, Progress, RunId, TenantId, WorkerId
 from shared.errors import Unavailable
+from shared.services import work
+from shared.services.work import Handoff
+from shared.store.db import Database
 
 
 class Turn(Enum):
@@ -26,24 +29,6 @@ class Turn(Enum):
     IS_OVER = "is over"
     """Unless nobody else waits for the slot."""
     ENDS = "ends"
-
-
-class Settle(Protocol):
-    """Settles claims and endings of a run in one transaction."""
-
-    def __call__(
-        self,
-        tenant: TenantId,
-        run_id: RunId,
-        claims: Sequence[int],
-        ended: Sequence[Ended],
-        *,
-        sure: int,
-        late: int,
-        free: int,
-    ) -> Progress:
-        """Take steps for ``sure`` endings, for ``late`` more if nobody waits, and for ``free`` slots."""
-        ...
 
 
 class Slots(Protocol):
@@ -82,9 +67,16 @@ class Request:
 class Settler:
     """Takes requests of any number of threads, and settles those of a run together."""
 
-    def __init__(self, settle: Settle, slots: Slots) -> None:
-        self._settle = settle
+    def __init__(
+        self, db: Database, slots: Slots, *, worker_id: WorkerId, pools: frozenset[str], lease_ms: int
+    ) -> None:
+        self._db = db
         self._slots = slots
+        self._worker_id = worker_id
+        self._pools = pools
+        self._lease_ms = lease_ms
+        self.share = 0.0
+        """The share (0 to 1) of this process in the slots of the fleet."""
         self._lock = threading.Lock()
         self._lines: dict[RunId, list[Request]] = {}
         """Of each run that somebody is settling: who has come since."""
@@ -156,10 +148,19 @@ class Settler:
             heirs = [request for request in batch if request.turn is Turn.IS_OVER]
             late = len(heirs)
         free = self._slots.reserve() if sure else 0
+        handoff = Handoff(
+            worker_id=self._worker_id,
+            lease_ms=self._lease_ms,
+            pools=self._pools if heirs else frozenset(),
+            sure=sure,
+            late=late,
+            free=free,
+            share=self.share,
+        )
         more: list[Claim] = []
         try:
             since = time.monotonic()
-            progress = self._settle(tenant, run_id, claims, ended, sure=sure, late=late, free=free)
+            progress = work.settle(self._db, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
             taken = {claim.step_no: claim for claim in progress.claims}
             for request in batch:
                 request.since = since

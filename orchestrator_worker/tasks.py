@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from uuid import UUID
 
@@ -21,18 +21,7 @@ from orchestrator_worker.shutdown import Shutdown
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.domain.expressions import ExpressionError, evaluate_when
-from shared.domain.models import (
-    Claim,
-    Ended,
-    Failed,
-    Outcome,
-    Progress,
-    RunId,
-    Sha256,
-    TenantId,
-    Undecided,
-    WorkerId,
-)
+from shared.domain.models import Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
 from shared.domain.states import ErrorCode
 from shared.domain.trace import TraceContext, parse_trace
 from shared.errors import ArtifactNotFound, StoreUnavailable
@@ -42,7 +31,6 @@ from shared.messaging.dispatcher import Dispatcher
 from shared.messaging.doorbell import MESSAGE_VERSION
 from shared.plugins import Catalog, StopReason
 from shared.services import artifacts, work
-from shared.services.work import Handoff
 from shared.store.db import Database
 from shared.tracing import Tracer
 
@@ -76,6 +64,7 @@ class StepRunner:
         feed: LogFeed,
         worker_id: WorkerId,
         pool: StepPool,
+        settler: Settler,
         tracer: Tracer | None = None,
     ) -> None:
         self._db = db
@@ -86,14 +75,12 @@ class StepRunner:
         self._keeper = keeper
         self._shutdown = shutdown
         self._feed = feed
-        self.worker_id = worker_id
+        self._worker_id = worker_id
         self._tracer = tracer
         self._traces = dispatcher.traces
         self._pools = frozenset(settings.worker_pools)
         self._pool = pool
-        self._settler = Settler(self._settle, pool)
-        self.share = 0.0
-        """The share of this process in the slots of the fleet."""
+        self._settler = settler
         self.refused = Complaint("message_refused")
         """Messages that nobody of ours can have sent."""
         self.lost_results = Complaint("result_thrown_away")
@@ -266,28 +253,6 @@ class StepRunner:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _settle(
-        self,
-        tenant: TenantId,
-        run_id: RunId,
-        claims: Sequence[int],
-        ended: Sequence[Ended],
-        *,
-        sure: int,
-        late: int,
-        free: int,
-    ) -> Progress:
-        handoff = Handoff(
-            worker_id=self.worker_id,
-            lease_ms=self._settings.lease_ms,
-            pools=self._pools if sure or late else NO_POOLS,
-            sure=sure,
-            late=late,
-            free=free,
-            share=self.share,
-        )
-        return work.settle(self._db, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
-
     def _decide(
         self, tenant: TenantId, run_id: RunId, handoff_pools: frozenset[str]
     ) -> tuple[Claim | None, float]:
@@ -305,7 +270,7 @@ class StepRunner:
                 run_id,
                 unlock=unlock,
                 skip=skip,
-                worker_id=self.worker_id,
+                worker_id=self._worker_id,
                 handoff_pools=handoff_pools,
                 lease_ms=self._settings.lease_ms,
             )

@@ -21,15 +21,7 @@ SELECT
     c.pool, c.inputs, c.ancestors, c.keys
 FROM orch.decide(
     %(tenant)s, %(run_id)s, %(unlock)s::integer [], %(skip)s::integer [],
-    CASE
-        WHEN
-            EXISTS (
-                SELECT 1 FROM orch.tenant_limits AS l
-                WHERE l.tenant = %(tenant)s AND l.max_running_steps IS NOT NULL
-            )
-            THEN '{}'
-        ELSE %(handoff_pools)s::text []
-    END,
+    CASE WHEN orch.is_limited(%(tenant)s) THEN '{}' ELSE %(handoff_pools)s::text [] END,
     %(worker_id)s, %(lease_ms)s
 ) AS c;
 

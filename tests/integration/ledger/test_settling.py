@@ -13,11 +13,10 @@ import psycopg2
 import pytest
 
 from orchestrator_worker.settler import Request, Settler, Turn
-from shared.domain.models import Claim, Ended, Outcome, Progress, Run, RunId, TenantId, TenantLimits
+from shared.domain.models import Claim, Outcome, Run, TenantLimits
 from shared.domain.states import RunStatus
 from shared.errors import StoreUnavailable
-from shared.services import limits, work
-from shared.services.work import Handoff
+from shared.services import limits
 from shared.store.db import Database
 from tests.support.eventually import eventually
 from tests.support.graphs import graph
@@ -45,28 +44,11 @@ class Slots:
 def settler_of(
     ledger: Ledger, slots: Slots | None = None, share: float = 1.0, pools: frozenset[str] = POOLS
 ) -> Settler:
-    def settle(
-        tenant: TenantId,
-        run_id: RunId,
-        claims: Sequence[int],
-        ended: Sequence[Ended],
-        *,
-        sure: int,
-        late: int,
-        free: int,
-    ) -> Progress:
-        handoff = Handoff(
-            worker_id=ledger.worker,
-            lease_ms=LONG_MS,
-            pools=pools,
-            sure=sure,
-            late=late,
-            free=free,
-            share=share,
-        )
-        return work.settle(ledger.service, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
-
-    return Settler(settle, slots or Slots())
+    settler = Settler(
+        ledger.service, slots or Slots(), worker_id=ledger.worker, pools=pools, lease_ms=LONG_MS
+    )
+    settler.share = share
+    return settler
 
 
 @contextmanager
