@@ -38,7 +38,8 @@ DBOS runs its steps in the calling process, and is timed there, from the call of
 it has no server, and no request is sent. It is as durable as ours, on a PostgreSQL of its own, set up as ours
 is, and keeps its history as it does by default. Its fastest ways: plain functions; steps that run at once on
 4 threads; many runs started with `start_workflow`; no ping before each use of a connection. Tried by hand,
-and slower: coroutines, and for many runs and steps side by side a queue with two or three worker processes.
+and slower: for steps side by side coroutines (for chains they are level), and for these and many runs a queue
+with two or three worker processes.
 """,
     "Prefect": """\
 Prefect is timed in the calling process, too, from the call of the flow to its return, with a server of its
