@@ -85,8 +85,14 @@ BEGIN
                 to_char(s.ended_utc AT TIME ZONE 'UTC', c_time) AS "endedUtc",
                 to_char(s.due_utc AT TIME ZONE 'UTC', c_time) AS "dueUtc"
             FROM orch.steps AS s
-            INNER JOIN orch.dag_steps AS d
-                ON d.tenant = p_tenant AND d.dag_version_id = p_dag_version_id AND d.step_no = s.step_no
+            -- Looked up step by step: a planner without statistics would go through the whole version for
+            -- each.
+            CROSS JOIN LATERAL (
+                SELECT n.step_id, n.uses
+                FROM orch.dag_steps AS n
+                WHERE n.tenant = p_tenant AND n.dag_version_id = p_dag_version_id AND n.step_no = s.step_no
+                OFFSET 0
+            ) AS d
             WHERE s.tenant = p_tenant AND s.run_id = p_run
             ORDER BY s.step_no
         ) AS shown

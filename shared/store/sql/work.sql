@@ -34,8 +34,11 @@ SELECT
 FROM orch.runs AS r
 INNER JOIN orch.run_inputs AS i ON i.tenant = r.tenant AND i.run_id = r.run_id
 INNER JOIN orch.steps AS s ON s.tenant = r.tenant AND s.run_id = r.run_id
-INNER JOIN orch.dag_steps AS d
-    ON d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = s.step_no
+CROSS JOIN LATERAL (
+    SELECT q.step_id, q.when_expr, q.reads_inputs, q.refs FROM orch.dag_steps AS q
+    WHERE q.tenant = r.tenant AND q.dag_version_id = r.dag_version_id AND q.step_no = s.step_no
+    OFFSET 0
+) AS d
 WHERE r.tenant = %(tenant)s AND r.run_id = %(run_id)s AND s.undecided_utc IS NOT NULL
 ORDER BY s.step_no;
 
