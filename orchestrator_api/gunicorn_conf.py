@@ -21,6 +21,7 @@ from orchestrator_api.server import Worker
 from orchestrator_api.web_metrics import FOLDER_VARIABLE, open_folder
 from orchestrator_api.wsgi import NEED
 from shared.config import load_settings
+from shared.garbage import collect_seldom
 from shared.log import configure_logging
 from shared.services.schema import why_too_old
 from shared.store.db import Database
@@ -81,6 +82,11 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
     # Where there are too few, both get less, requests first of all.
     room = max(now, wanted) - _DESCRIPTORS_BESIDE
     worker.worker_connections = min(worker.cfg.worker_connections, max(room // 2, room - _settings.streams))
+
+
+def post_worker_init(_worker: Worker) -> None:
+    """Go on, once the application is loaded."""
+    collect_seldom()
 
 
 def post_request(_worker: Worker, request: Request, environ: dict[str, Any], _response: Response) -> None:

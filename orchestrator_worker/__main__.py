@@ -25,6 +25,7 @@ from shared.artifacts import open_store
 from shared.config import ConfigError, Need, Settings, load_settings
 from shared.domain.models import WorkerId
 from shared.errors import OrchestratorError, Unavailable
+from shared.garbage import collect_seldom
 from shared.log import configure_logging
 from shared.messaging.cancel_hints import CancelHints
 from shared.messaging.complaint import TALLY
@@ -78,7 +79,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         sys.stderr.write(f"{too_old}\n")
         return EX_CONFIG
     app = make_worker_celery(settings)
-    dispatcher = Dispatcher(db, app)
+    dispatcher = Dispatcher(db, app, slots=settings.worker_concurrency)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
     settler = Settler(
@@ -137,6 +138,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
     LOGGER.info(
         "worker_ready", worker_id=worker_id, pools=settings.worker_pools, slots=settings.worker_concurrency
     )
+    collect_seldom()
     controller.start()
     watchdog.close()
     # Celery waits for its threads only if its loop has begun; attempts may be running in either case.
