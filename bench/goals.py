@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from bench.budget import budget
 from bench.first_step import first_step
 from bench.footprint import footprint
 from bench.history import SHORT_RUNS, history
@@ -20,9 +21,10 @@ FIRST_STEP: Final = "first-step"
 READY: Final = "ready"
 SCALE: Final = "scale"
 TENANTS: Final = "tenants"
+BUDGET: Final = "budget"
 MEMORY: Final = "memory"
 HISTORY: Final = "history"
-GOALS: Final = (FIRST_STEP, READY, SCALE, TENANTS, MEMORY, HISTORY)
+GOALS: Final = (FIRST_STEP, READY, BUDGET, SCALE, TENANTS, MEMORY, HISTORY)
 
 
 def measure(
@@ -42,6 +44,7 @@ def measure(
         ready=ready(ours, short=short, tell=tell) if READY in names else (),
         picks=tenants(ours, short=short, tell=tell) if TENANTS in names else (),
         scaled=scale(folder, repeat=repeat, short=short, tell=tell) if SCALE in names else (),
+        budgets=budget(folder, short=short, tell=tell) if BUDGET in names else (),
         footprint=footprint(folder, short=short, tell=tell) if MEMORY in names else None,
         aged=history(folder, runs=past, repeat=repeat, short=short, tell=tell) if HISTORY in names else (),
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from bench.budget import ROUNDS
 from bench.first_step import RATE, SECONDS
 from bench.markdown import mebibytes, milliseconds, seconds, table
 from bench.measure import SMALL_RUNS
 from bench.ready import FAN, RUNS
-from bench.results import Aged, Footprint, Goals, Latency, Picks, Scaled
+from bench.results import Aged, Budget, Footprint, Goals, Latency, Picks, Scaled
 from bench.scale import SHAPES
 from bench.sessions import EACH_S
 from bench.shapes import CHAIN40
@@ -28,6 +29,12 @@ _READY = f"""\
 {RUNS} runs, one after another with pauses, of {FAN.what}, and nothing else to do. From
 `queuedUtc`, the commit that made a step ready, to `startedUtc`, in whole milliseconds. A step takes longer
 than `ORCH_HANDOFF_MS`, so that no worker goes straight on with the next: each crosses Redis."""
+
+_BUDGET = f"""\
+Of {ROUNDS} rounds of each shape on a stack that does nothing else, divided by the steps. CPU time is that of
+/proc; the client's looks and all that serves them are in it. `orch.settle` is the transition that claims,
+ends and hands on; it is timed by PostgreSQL (`track_functions`), without the commit, and with what it waits
+for. A sync of the WAL may serve several commits."""
 
 _SCALE = f"""\
 A stack of its own for each number of worker processes (`orch up --workers`), of 8 slots each. CPU time is
@@ -66,6 +73,8 @@ def tables(goals: Goals) -> list[str]:
         parts += ["## From a request to the first step", _FIRST_STEP, _latency_table(goals.first_steps)]
     if goals.ready:
         parts += ["## From ready to running", _READY, _latency_table(goals.ready)]
+    if goals.budgets:
+        parts += ["## The budget of a step", _BUDGET, _budget_table(goals.budgets)]
     if goals.scaled:
         shapes = "\n".join(f"- {shape.name}: {shape.what}" for shape in SHAPES)
         parts += ["## More workers", _SCALE.format(shapes=shapes), _scale_table(goals.scaled)]
@@ -83,6 +92,27 @@ def tables(goals: Goals) -> list[str]:
 def _latency_table(latencies: Sequence[Latency]) -> str:
     head = ["milliseconds", "number", "p50", "p95", "p99", "slowest"]
     return table(head, [[o.what, f"{len(o.seconds):,}", *milliseconds(o, _PERCENTS)] for o in latencies])
+
+
+def _budget_table(budgets: Sequence[Budget]) -> str:
+    programs = list(budgets[0].cpu_ms)
+    head = ["of a step", "ms", *(f"CPU of {name}, ms" for name in programs), "CPU of all, ms"]
+    head += ["calls of `orch.settle`", "ms in them", "commits", "syncs of the WAL", "bytes of WAL"]
+    rows = [
+        [
+            one.shape.name,
+            f"{one.ms:.2f}",
+            *(f"{one.cpu_ms[name]:.2f}" for name in programs),
+            f"{sum(one.cpu_ms.values()):.2f}",
+            f"{one.calls:.2f}",
+            f"{one.call_ms:.2f}",
+            f"{one.commits:.2f}",
+            f"{one.syncs:.2f}",
+            f"{one.wal_bytes:,.0f}",
+        ]
+        for one in budgets
+    ]
+    return table(head, rows)
 
 
 def _scale_table(scaled: Sequence[Scaled]) -> str:

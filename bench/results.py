@@ -183,6 +183,25 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a step of a shape takes; all of it in the mean over its steps."""
+
+    shape: Shape
+    ms: float
+    """From the request to the end that the client saw."""
+    cpu_ms: Mapping[str, float]
+    """By the kind of program."""
+    calls: float
+    """Of the transition that settles."""
+    call_ms: float
+    """In these calls, with what they wait for."""
+    commits: float
+    syncs: float
+    """Of the WAL."""
+    wal_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picks:
     """What picks took, each of as many steps as there was room for; ``seconds`` is sorted."""
 
@@ -244,6 +263,7 @@ class Goals:
     ready: Sequence[Latency] = ()
     scaled: Sequence[Scaled] = ()
     picks: Sequence[Picks] = ()
+    budgets: Sequence[Budget] = ()
     footprint: Footprint | None = None
     aged: Sequence[Aged] = ()
 

@@ -33,6 +33,7 @@ def test_the_short_benchmark_measures_every_short_shape_and_writes_nothing() -> 
         "milliseconds from",
         "API answers after",
         "growth",
+        "calls of `orch.settle`",
         "finished runs",
     ):
         assert table in done.stdout
