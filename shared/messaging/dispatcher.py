@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -29,8 +30,14 @@ MAX_HINTS = 10_000
 """More than this means that PostgreSQL or Redis is away; the sweeper finds the rest in the ledger."""
 
 GATHER_SECONDS = 0.003
-"""A pick costs about what a claim does, and one refills half a queue: slots that become free within a
-few steps' time share one. Two messages a slot are out, so that no slot waits for it."""
+"""What nobody waits for at this moment is done for some of it at a time, such as to tell of new events."""
+
+CHARGE_SECONDS = 0.1
+"""Who has had a slot without a message is charged for it, but there is no room for a message where it was."""
+
+REFILL_SECONDS = 0.015
+"""A pick costs about what a claim does, and one refills half a queue: what messages leave in this time shares
+one, unless half of them are gone before. Two messages a slot are out, so that no slot waits for it."""
 
 MAX_CHARGED_MS = 60_000.0
 """A message is charged no more: a tenant whose steps take hours would pay for a burst of them for hours. How
@@ -41,8 +48,8 @@ many of those may run at a time is a matter of its limits, since a slot is not t
 class _Hints:
     """What has happened since the thread looked last; equal hints are one."""
 
-    ready: set[tuple[str, TenantId]] = field(default_factory=set)
-    """Pools with the tenants that got ready steps there."""
+    ready: dict[tuple[str, TenantId], float] = field(default_factory=dict)
+    """Pools with the tenants that got ready steps there, and until when somebody else may take them."""
     runs: set[tuple[TenantId, RunId]] = field(default_factory=set)
     """Runs with decisions to make."""
     places: set[tuple[TenantId, str]] = field(default_factory=set)
@@ -53,8 +60,10 @@ class _Hints:
     """Pools of which slots were freed, with what the tenants have had of them."""
     written: set[TenantId] = field(default_factory=set)
     """Tenants with new events."""
-    pressing: bool = False
-    """Whether somebody waits for what is hinted at."""
+    refill: float = math.inf
+    """When to pick for freed slots."""
+    due: float = math.inf
+    """When the first of them is to be served."""
 
     def __len__(self) -> int:
         pressing = len(self.ready) + len(self.runs) + len(self.places) + len(self.cancelled)
@@ -72,9 +81,11 @@ class Dispatcher:
     an error or an exit, costs time only: the sweeper finds what it told of.
     """
 
-    def __init__(self, db: Database, app: Celery) -> None:
+    def __init__(self, db: Database, app: Celery, *, slots: int = 1) -> None:
+        """``slots``: how many the process has for steps, if it has any."""
         self._db = db
         self._app = app
+        self._slots = slots
         self.traces = RunTraces()
         """The traces of runs, for their messages."""
         self.failed = Complaint("doorbells_not_sent")
@@ -93,13 +104,25 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def steps_ready(self, tenant: TenantId, pools: Collection[str], *, at_once: bool = True) -> None:
-        """Dispatch from these pools, soon or at once: the tenant got ready steps there."""
+    def steps_ready(self, tenant: TenantId, pools: Collection[str], *, within: float = 0.0) -> None:
+        """Dispatch from these pools: the tenant got ready steps there.
+
+        That may wait for as many seconds as ``within`` while others are likely to take the steps.
+        """
+        due = time.monotonic() + within
         with self._changed:
             for pool in pools:
                 if self._has_room(self._hints.ready, (pool, tenant)):
-                    self._hints.ready.add((pool, tenant))
-                    self._wake(pressing=at_once)
+                    self._hints.ready[pool, tenant] = min(due, self._hints.ready.get((pool, tenant), due))
+                    self._wake(due)
+
+    def leave(self, tenant: TenantId, *, for_seconds: float) -> None:
+        """Leave the tenant's ready steps for longer to those who are at them."""
+        until = time.monotonic() + for_seconds
+        with self._changed:
+            for hint, due in self._hints.ready.items():
+                if hint[1] == tenant and due > time.monotonic():
+                    self._hints.ready[hint] = max(due, until)
 
     def slot_freed(self, pool: str, tenant: TenantId, *, used_ms: float, messages: int) -> None:
         """Charge the tenant with its use of a slot, and dispatch from the pool soon if anything waits there.
@@ -110,7 +133,11 @@ class Dispatcher:
             if self._has_room(self._hints.freed, (pool, tenant)):
                 use = Use(messages, min(used_ms, MAX_CHARGED_MS))
                 self._hints.freed[pool, tenant] = self._hints.freed.get((pool, tenant), Use(0, 0.0)) + use
-                self._wake()
+                gone = sum(of_it.messages for of_it in self._hints.freed.values())
+                wait = 0.0 if gone >= self._slots else REFILL_SECONDS if gone else CHARGE_SECONDS
+                refill = time.monotonic() + wait
+                self._hints.refill = min(self._hints.refill, refill)
+                self._wake(self._hints.refill)
 
     def keys_changed(self, tenant: TenantId, keys: Collection[str]) -> None:
         """Give away places of these concurrency keys soon: one was left, or somebody wants one."""
@@ -118,21 +145,21 @@ class Dispatcher:
             for key in keys:
                 if self._has_room(self._hints.places, (tenant, key)):
                     self._hints.places.add((tenant, key))
-                    self._wake(pressing=True)
+                    self._wake(time.monotonic())
 
     def undecided(self, tenant: TenantId, run_id: RunId) -> None:
         """Have a worker evaluate the ``when`` of steps of this run soon."""
         with self._changed:
             if self._has_room(self._hints.runs, (tenant, run_id)):
                 self._hints.runs.add((tenant, run_id))
-                self._wake(pressing=True)
+                self._wake(time.monotonic())
 
     def cancelled(self, run_id: RunId) -> None:
         """Have the workers that run steps of this run look at once whether to stop them."""
         with self._changed:
             if self._has_room(self._hints.cancelled, run_id):
                 self._hints.cancelled.add(run_id)
-                self._wake(pressing=True)
+                self._wake(time.monotonic())
 
     def events_written(self, tenant: TenantId) -> None:
         """Tell soon whoever streams the tenant's events that there are new ones."""
@@ -141,7 +168,7 @@ class Dispatcher:
         with self._changed:
             if tenant not in self._hints.written and self._has_room(self._hints.written, tenant):
                 self._hints.written.add(tenant)
-                self._wake()
+                self._wake(time.monotonic() + GATHER_SECONDS)
 
     def close(self, *, within_seconds: float = 5.0) -> None:
         """Serve the hints taken so far and end the thread, or leave it behind after ``within_seconds``."""
@@ -159,9 +186,11 @@ class Dispatcher:
             return False
         return True
 
-    def _wake(self, *, pressing: bool = False) -> None:
-        """Wake the thread, or begin it; the caller holds the lock."""
-        self._hints.pressing |= pressing
+    def _wake(self, due: float) -> None:
+        """Wake the thread, or begin it, to serve a hint when it is due; the caller holds the lock."""
+        if due >= self._hints.due:
+            return
+        self._hints.due = due
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="dispatcher", daemon=True)
             self._thread.start()
@@ -174,12 +203,10 @@ class Dispatcher:
                     if self._closed:
                         return
                     self._changed.wait()
-                gathered = time.monotonic() + GATHER_SECONDS
-                while not (self._hints.pressing or self._closed):
-                    if (left := gathered - time.monotonic()) <= 0:
-                        break
+                while (left := self._hints.due - time.monotonic()) > 0 and not self._closed:
                     self._changed.wait(left)
                 hints, self._hints = self._hints, _Hints()
+                self._keep_for_later(hints)
             try:
                 cancel_hints.send(self._app, hints.cancelled)
                 self._tell_of_events(hints.written)
@@ -194,6 +221,24 @@ class Dispatcher:
                 self.failed.note(error)
                 LOGGER.exception("dispatch_failed")
 
+    def _keep_for_later(self, hints: _Hints) -> None:
+        """Leave out those that others may take still; the caller holds the lock."""
+        if self._closed:
+            return
+        now, later = time.monotonic(), self._hints
+        later.ready = {hint: due for hint, due in hints.ready.items() if due > now}
+        for hint in later.ready:
+            del hints.ready[hint]
+        later.due = min(later.ready.values(), default=math.inf)
+        if hints.refill > now:
+            pools = {pool for pool, _ in hints.ready}
+            later.freed = {hint: use for hint, use in hints.freed.items() if hint[0] not in pools}
+            for hint in later.freed:
+                del hints.freed[hint]
+            if later.freed:
+                later.refill = hints.refill
+                later.due = min(later.due, later.refill)
+
     def _tell_of_events(self, tenants: Collection[TenantId]) -> None:
         """Tell of new events, and be silent for a while about those of whom nobody hears."""
         unheard = event_hints.send(self._app, list(tenants))
@@ -206,7 +251,7 @@ class Dispatcher:
         """Give away places of keys; whoever gets one is ready."""
         for tenant, key in hints.places:
             with self._db.statement(tenant) as cur:
-                hints.ready.update((pool, tenant) for pool in dispatch.admit(cur, tenant, key))
+                hints.ready |= {(pool, tenant): 0.0 for pool in dispatch.admit(cur, tenant, key)}
 
     def _ring(self, hints: _Hints) -> None:
         """Pick once from each pool that anything was hinted of."""

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from uuid import UUID
 
+import psycopg2
 import pytest
 
 from shared.config import Need, load_settings
-from shared.domain.models import RunId
+from shared.domain.models import RunId, TenantId
 from shared.errors import QueueUnavailable
 from shared.messaging import doorbell
 from shared.messaging.celery_app import make_celery
@@ -144,6 +145,65 @@ def test_closing_serves_what_was_hinted_before(fleet: Fleet) -> None:
     assert doorbell.waiting(fleet.app, "default") == 5
     dispatcher.steps_ready(ACME, {"default"})
     assert dispatcher.dropped.count == 1
+
+
+def test_steps_that_others_are_likely_to_take_are_dispatched_later(fleet: Fleet) -> None:
+    dispatcher = Dispatcher(fleet.db, fleet.app)
+    fleet.start(fleet.publish(wide(2)), ring=False)
+    begun = time.monotonic()
+    dispatcher.steps_ready(ACME, {"default"}, within=0.3)
+    # What has to be done at once does not take it along.
+    dispatcher.events_written(ACME)
+    dispatcher.slot_freed("big", ACME, used_ms=1, messages=1)
+    eventually(lambda: doorbell.waiting(fleet.app, "default") == 2)
+    assert time.monotonic() - begun >= 0.3
+    dispatcher.close()
+
+
+def test_steps_are_left_for_longer_to_those_who_are_at_them(fleet: Fleet) -> None:
+    dispatcher = Dispatcher(fleet.db, fleet.app)
+    fleet.start(fleet.publish(wide(2)), ring=False)
+    begun = time.monotonic()
+    dispatcher.steps_ready(ACME, {"default"}, within=0.2)
+    dispatcher.leave(TenantId("globex"), for_seconds=60)
+    dispatcher.leave(ACME, for_seconds=0.5)
+    eventually(lambda: doorbell.waiting(fleet.app, "default") == 2)
+    assert 0.5 <= time.monotonic() - begun < 10
+    # Whoever asks for them at once gets them, whatever was said before.
+    fleet.start(fleet.publish(wide(3, name="again")), ring=False)
+    dispatcher.steps_ready(ACME, {"default"}, within=60)
+    dispatcher.leave(ACME, for_seconds=60)
+    dispatcher.steps_ready(ACME, {"default"})
+    eventually(lambda: doorbell.waiting(fleet.app, "default") == 5, within=10)
+    dispatcher.close()
+
+
+@pytest.mark.parametrize(("slots", "messages", "soon"), [(4, 4, True), (4, 3, False), (4, 0, False)])
+def test_what_half_of_the_messages_have_left_is_filled_at_once(
+    fleet: Fleet, owner_url: str, monkeypatch: pytest.MonkeyPatch, slots: int, messages: int, soon: bool
+) -> None:
+    monkeypatch.setattr("shared.messaging.dispatcher.REFILL_SECONDS", 0.4)
+    monkeypatch.setattr("shared.messaging.dispatcher.CHARGE_SECONDS", 0.4)
+
+    def charged() -> list[tuple[object, ...]]:
+        with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
+            cur.execute("SELECT q.virtual_time, q.cost_ms FROM orch.tenant_queues AS q")
+            rows = cur.fetchall()
+        connection.close()
+        return rows
+
+    fleet.start(fleet.publish(wide(2)))
+    eventually(lambda: doorbell.waiting(fleet.app, "default") == 2)
+    before = charged()
+    assert before
+    dispatcher = Dispatcher(fleet.db, fleet.app, slots=slots)
+    begun = time.monotonic()
+    for _ in range(messages):
+        dispatcher.slot_freed("default", ACME, used_ms=1_000, messages=1)
+    dispatcher.slot_freed("default", ACME, used_ms=1_000, messages=0)
+    eventually(lambda: charged() != before)
+    assert (time.monotonic() - begun < 0.4) is soon
+    dispatcher.close()
 
 
 def test_a_forked_child_has_a_thread_of_its_own(fleet: Fleet) -> None:
