@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty
-from threading import Event, Lock
+from threading import Event, Lock, get_ident
 from typing import Any
 
 from celery import Celery
@@ -45,6 +46,7 @@ class StepPool(TaskPool):
         self._lock = Lock()
         self._taken = 0
         self._reserved = 0
+        self._leaving: set[int] = set()
         self._reconnect = Event()
         self.heard = 0
         """How many messages have come so far; counted by the thread of the event loop."""
@@ -80,7 +82,7 @@ class StepPool(TaskPool):
     def reserve(self) -> int:
         """Keep the free slots from messages, except for one: the next message may be on its way already."""
         with self._lock:
-            number = max(0, int(self.limit) - self._taken - 1)
+            number = max(0, int(self.limit) - self._taken + len(self._leaving) - 1)
             self._taken += number
             self._reserved += number
         return number
@@ -95,12 +97,17 @@ class StepPool(TaskPool):
             if all_taken:
                 self.wake()
 
+    def leaves(self, thread: int) -> None:
+        """Take the slot of a thread of this pool for free: all that it has to do there is to leave it."""
+        with self._lock:
+            self._leaving.add(thread)
+
     def run_reserved(self, work: Callable[[], None]) -> None:
         """Run in a reserved slot, and then let go of it; in the caller's thread once the pool has stopped."""
 
         def run() -> None:
             try:
-                work()
+                self._run(work)
             finally:
                 self.give_back(1)
 
@@ -110,10 +117,17 @@ class StepPool(TaskPool):
             # What was claimed must be given back, at least.
             run()
 
-    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return work(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._leaving.discard(get_ident())
+
+    def on_apply(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             self._taken += 1
-        result = super().on_apply(*args, **kwargs)
+        result = super().on_apply(partial(self._run, target), *args, **kwargs)
         result.f.add_done_callback(self._free)
         return result
 

@@ -27,7 +27,7 @@ from shared.domain.trace import TraceContext, parse_trace
 from shared.errors import ArtifactNotFound, StoreUnavailable
 from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP, pool_of
 from shared.messaging.complaint import Complaint
-from shared.messaging.dispatcher import Dispatcher
+from shared.messaging.dispatcher import GATHER_SECONDS, Dispatcher
 from shared.messaging.doorbell import MESSAGE_VERSION
 from shared.plugins import Catalog, StopReason
 from shared.services import artifacts, work
@@ -40,6 +40,8 @@ TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MAX_STEPS = 10_000
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
+LEAVE_SECONDS = 0.015
+"""How long ready steps are left to this worker, if it is the only one and has just taken others of them."""
 
 NO_POOLS: frozenset[str] = frozenset()
 
@@ -175,6 +177,7 @@ class StepRunner:
         ):
             outcome = trace.outcome = self._attempt(claim, lease, trace.here)
             if lease.stop.reason is StopReason.LEASE_LOST:
+                self._settler.forget(claim)
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
                 return None, 0.0, False
             told = self._complete(claim, outcome, lease, slice_end)
@@ -196,8 +199,12 @@ class StepRunner:
             return False
         if progress.settled or progress.claims:
             self._dispatcher.events_written(tenant)
+        alone = self._settler.share >= 1
         # What is left is first looked at by those who have just taken some of it.
-        self._dispatcher.steps_ready(tenant, progress.ready_pools, at_once=not progress.claims)
+        within = 0.0 if not progress.claims else LEAVE_SECONDS if alone else GATHER_SECONDS
+        self._dispatcher.steps_ready(tenant, progress.ready_pools, within=within)
+        if alone and progress.drained:
+            self._dispatcher.leave(tenant, for_seconds=LEAVE_SECONDS)
         self._dispatcher.keys_changed(tenant, progress.keys)
         return progress.undecided
 

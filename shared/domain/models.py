@@ -316,12 +316,15 @@ class Progress:
     """What a worker process got settled in a run, and what has to happen after that commit.
 
     ``settled`` are the attempts whose endings were accepted, each as (step_no, attempt): the guard found that
-    they held their steps. ``claims`` are the steps that the process has now. The rest is as in
-    :class:`Change`.
+    they held their steps. ``claims`` are the steps that the process has now; ``drained`` tells that some of
+    them had been ready before. ``late`` tells that those may go on who have held their slots for long. The
+    rest is as in :class:`Change`.
     """
 
     settled: frozenset[tuple[int, int]]
     claims: tuple[Claim, ...]
+    drained: bool = False
+    late: bool = False
     ready_pools: frozenset[str] = frozenset()
     undecided: bool = False
     run_ended: bool = False

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.domain.models import Change, Ended, Progress, RunId, TenantId, Undecided, WorkerId
+from shared.domain.models import Change, Progress, RunId, TenantId, Undecided, WorkerId
 from shared.store import work as store
 from shared.store.db import Database
-from shared.store.work import Handoff, Held, Renewal
+from shared.store.work import Handoff, Held, Renewal, Report
 
-__all__ = ["Handoff", "Held", "Renewal", "decide", "renew", "settle", "undecided"]
+__all__ = ["Handoff", "Held", "Renewal", "Report", "decide", "renew", "settle", "undecided"]
 
 
-def settle(
-    db: Database,
-    tenant: TenantId,
-    run_id: RunId,
-    *,
-    claims: Sequence[int] = (),
-    ended: Sequence[Ended] = (),
-    handoff: Handoff,
-) -> Progress:
-    """Claim queued steps for an attempt each, and take note of how attempts ended; maybe the run ends.
+def settle(db: Database, tenant: TenantId, reports: Sequence[Report]) -> dict[RunId, Progress]:
+    """Claim queued steps for an attempt each, and take note of how attempts ended; maybe runs end.
 
     What waited for the ended ones is settled with them, and some of what that unlocks may be taken at once
     (``handoff``). An ending is guarded by its attempt: when the lease was lost and the step taken away,
     nothing changes and the attempt is not among the ``settled``. It may be repeated when the commit's fate is
-    unknown.
+    unknown. Of several runs, all in one transaction, those are left out that another transaction is at.
     """
     with db.statement(tenant) as cur:
-        return store.settle(cur, tenant, run_id, claims=claims, ended=ended, handoff=handoff)
+        return store.settle(cur, tenant, reports)
 
 
 def undecided(db: Database, tenant: TenantId, run_id: RunId) -> list[Undecided]:

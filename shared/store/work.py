@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 from shared.domain.models import (
@@ -73,47 +73,71 @@ class Handoff:
     share: float = 0.0
 
 
-def settle(
-    cur: Cursor,
-    tenant: TenantId,
-    run_id: RunId,
-    *,
-    claims: Sequence[int],
-    ended: Sequence[Ended],
-    handoff: Handoff,
-) -> Progress:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a worker process has to tell of a run: steps that messages ask it to claim, and endings."""
+
+    run_id: RunId
+    claims: Sequence[int] = ()
+    ended: Sequence[Ended] = ()
+    handoff: Handoff
+
+
+def settle(cur: Cursor, tenant: TenantId, reports: Sequence[Report]) -> dict[RunId, Progress]:
     """Claim the queued steps that messages asked for, and take note of how attempts ended.
 
     Claiming is the only way a step becomes running: Redis may deliver a message twice, and the
     second claim finds no queued row. An ending is guarded by its attempt: a late one changes nothing.
+
+    The reports are of different runs and of one worker. Of several those are left out that another
+    transaction is at; a single one waits for its turn.
     """
+    handoff = reports[0].handoff
     cur.execute(
         _SQL["settle"],
         {
             "tenant": tenant,
-            "run_id": str(run_id),
-            "claims": list(claims),
-            # In the order in which leases are renewed: so neither waits for the other in a circle.
-            "ended": json.dumps([_ending(one) for one in sorted(ended, key=_step_no)]) if ended else None,
-            "handoff_pools": list(handoff.pools),
-            "sure": handoff.sure,
-            "late": handoff.late,
-            "free": handoff.free,
+            "told": json.dumps([_told(place, report) for place, report in enumerate(reports)]),
             "share": handoff.share,
             "worker_id": handoff.worker_id,
             "lease_ms": handoff.lease_ms,
         },
     )
-    rows = cur.fetchall()
+    told: dict[int, list[dict[str, Any]]] = {}
+    for place, of_it in cur.fetchall():
+        told.setdefault(place, []).append(of_it)
+    return {
+        reports[place].run_id: _progress(tenant, reports[place].run_id, rows) for place, rows in told.items()
+    }
+
+
+def _told(place: int, report: Report) -> JsonObject:
+    handoff = report.handoff
+    return {
+        "place": place,
+        "run_id": str(report.run_id),
+        "claims": list(report.claims),
+        # In the order in which leases are renewed: so neither waits for the other in a circle.
+        "ended": [_ending(one) for one in sorted(report.ended, key=_step_no)],
+        "pools": list(handoff.pools),
+        "sure": handoff.sure,
+        "late": handoff.late,
+        "free": handoff.free,
+    }
+
+
+def _progress(tenant: TenantId, run_id: RunId, rows: Sequence[Mapping[str, Any]]) -> Progress:
     first = rows[0]
-    taken = (_claim(tenant, run_id, row[5:]) for row in rows)
+    taken = (_claim(tenant, run_id, tuple(row["claimed"].values())) for row in rows if row["claimed"])
     return Progress(
-        settled=frozenset((step_no, attempt) for step_no, attempt in first[0]),
-        ready_pools=frozenset(first[1]),
-        undecided=bool(first[2]),
+        settled=frozenset((step_no, attempt) for step_no, attempt in first["settled"]),
+        ready_pools=frozenset(first["ready_pools"]),
+        drained=bool(first["drained"]),
+        late=bool(first["late"]),
+        undecided=bool(first["undecided"]),
         # NULL: there is no such run.
-        run_ended=first[3] is not None and RunStatus(first[3]).is_terminal,
-        keys=frozenset(first[4]),
+        run_ended=first["run_status"] is not None and RunStatus(first["run_status"]).is_terminal,
+        keys=frozenset(first["keys"]),
         claims=tuple(claim for claim in taken if claim is not None),
     )
 

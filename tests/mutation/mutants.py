@@ -185,8 +185,8 @@ MUTANTS = (
     Mutant(
         name="a lease counts from the answer that granted it",
         where="orchestrator_worker/settler.py",
-        old="            since = time.monotonic()\n            progress = work.settle(",
-        new="            since = time.monotonic() + 3_600\n            progress = work.settle(",
+        old="            since = time.monotonic()\n            settled = work.settle(",
+        new="            since = time.monotonic() + 3_600\n            settled = work.settle(",
         red="tests/integration/worker/test_recovery.py::test_a_worker_that_is_cut_off_stops_before_its_successor_begins",
     ),
     Mutant(

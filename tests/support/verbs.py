@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.domain.models import Change, Claim, Ended, Outcome, RunId, TenantId, WorkerId
 from shared.services import work
-from shared.services.work import Handoff
+from shared.services.work import Handoff, Report
 from shared.store.db import Database
 
 
@@ -13,7 +13,7 @@ def claim(
 ) -> Claim | None:
     """Take a queued step for one attempt; ``None`` when it is not queued."""
     handoff = Handoff(worker_id=worker_id, lease_ms=lease_ms)
-    progress = work.settle(db, tenant, run_id, claims=[step_no], handoff=handoff)
+    progress = work.settle(db, tenant, [Report(run_id=run_id, claims=[step_no], handoff=handoff)])[run_id]
     return progress.claims[0] if progress.claims else None
 
 
@@ -31,7 +31,8 @@ def complete(
         worker_id=worker_id, lease_ms=lease_ms, pools=handoff_pools, sure=int(bool(handoff_pools))
     )
     ended = Ended(step_no=claim.step_no, attempt=claim.attempt, outcome=outcome)
-    progress = work.settle(db, claim.tenant, claim.run_id, ended=[ended], handoff=handoff)
+    report = Report(run_id=claim.run_id, ended=[ended], handoff=handoff)
+    progress = work.settle(db, claim.tenant, [report])[claim.run_id]
     return Change(
         accepted=bool(progress.settled),
         ready_pools=progress.ready_pools,

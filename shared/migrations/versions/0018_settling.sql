@@ -4,10 +4,10 @@
 
 -- What a transition did: the attempts that were settled, as pairs of step_no and attempt; the pools that have
 -- ready steps now; whether a when is to be evaluated; the run's status; the keys whose lines may have moved;
--- and the steps that were taken.
+-- whether some were taken of the steps that had been ready before; and the steps that were taken.
 CREATE TYPE orch.progress AS (
     settled integer [], ready_pools text [], undecided boolean, run_status text, keys text [],
-    claims orch.claimed []
+    drained boolean, claims orch.claimed []
 );
 
 -- Whether a tenant may have only so many steps running.
@@ -38,6 +38,8 @@ CREATE FUNCTION orch.proceed(
 LANGUAGE plpgsql AS $$
 DECLARE
     c_look CONSTANT integer := 32;
+    -- Up to so many are faster one by one.
+    c_few CONSTANT integer := 32;
     v_now timestamptz := orch.utc_ms();
     v_ended integer [] := p_ended;
     v_skipped integer [];
@@ -47,6 +49,8 @@ DECLARE
     v_ns integer [];
     v_fails boolean [];
     v_step record;
+    v_others record;
+    v_done integer;
     v_status text;
     v_no integer;
     v_left integer := p_sure;
@@ -74,7 +78,10 @@ BEGIN
             v_left := greatest(v_left, least(v_left + p_free, ceil(p_share * cardinality(v_to))::integer));
             p_free := 0;
         END IF;
+        v_done := 0;
         FOR i IN 1 .. cardinality(v_to) LOOP
+            EXIT WHEN v_left = 0 AND cardinality(v_to) - v_done > c_few;
+            v_done := i;
             SELECT
                 d.step_id, s.pool, s.attempt, s.waiting - v_ns[i] AS waiting, d.concurrency_key,
                 s.upstream_failed OR v_fails[i] AS upstream_failed,
@@ -133,6 +140,64 @@ BEGIN
                 END IF;
             END IF;
         END LOOP;
+        -- All others at once. A step that is pending is nobody else's, so its row stays where it is found.
+        IF v_done < cardinality(v_to) THEN
+            WITH judged AS MATERIALIZED (
+                SELECT f.*, orch.verdict(f.waiting, f.upstream_failed, f.run_on, f.disabled, f.when_expr) AS verdict
+                FROM unnest(v_to[v_done + 1:], v_ns[v_done + 1:], v_fails[v_done + 1:]) AS h (step_no, n, failed)
+                CROSS JOIN LATERAL (
+                    SELECT
+                        s.ctid AS row, s.step_no, d.step_id, s.attempt, s.pool, d.concurrency_key,
+                        s.waiting - h.n AS waiting, s.upstream_failed OR h.failed AS upstream_failed,
+                        d.run_on, d.disabled, d.when_expr
+                    FROM orch.steps AS s, orch.dag_steps AS d
+                    WHERE
+                        s.tenant = r.tenant AND s.run_id = r.run_id AND s.step_no = h.step_no
+                        AND s.status = 'pending'
+                        AND d.tenant = r.tenant AND d.dag_version_id = r.dag_version_id AND d.step_no = h.step_no
+                    OFFSET 0
+                ) AS f
+            ),
+            changed AS (
+                UPDATE orch.steps AS s
+                SET
+                    waiting = j.waiting,
+                    upstream_failed = j.upstream_failed,
+                    status = orch.verdict_status(j.verdict),
+                    error_code = orch.verdict_error(j.verdict),
+                    undecided_utc = CASE WHEN j.verdict = 'ask' THEN v_now END,
+                    queued_utc = CASE WHEN j.verdict = 'unlock' THEN v_now END,
+                    sent_utc = CASE WHEN j.verdict = 'unlock' THEN orch.unsent(j.concurrency_key) END,
+                    ended_utc = CASE WHEN orch.verdict_status(j.verdict) = 'skipped' THEN v_now END,
+                    outputs_hash = CASE
+                        WHEN orch.verdict_status(j.verdict) = 'skipped' THEN orch.empty_outputs_hash()
+                    END
+                FROM judged AS j
+                WHERE s.ctid = j.row
+                RETURNING j.step_no, j.step_id, s.status, s.attempt, s.pool, j.concurrency_key, j.verdict
+            )
+            SELECT
+                coalesce(
+                    array_agg(
+                        (c.step_no, c.step_id, c.status, c.attempt, c.pool)::orch.step_change ORDER BY c.step_no
+                    ) FILTER (WHERE c.status <> 'pending'), '{}'
+                ) AS changes,
+                coalesce(bool_or(c.verdict = 'ask'), FALSE) AS undecided,
+                coalesce(
+                    array_agg(DISTINCT c.pool) FILTER (WHERE c.status = 'queued' AND c.concurrency_key IS NULL), '{}'
+                ) AS ready,
+                coalesce(array_agg(DISTINCT c.concurrency_key) FILTER (WHERE c.status = 'queued'), '{}') AS keys,
+                coalesce(array_agg(c.step_no) FILTER (WHERE c.status = 'skipped'), '{}') AS skipped,
+                coalesce(array_agg(c.step_no) FILTER (WHERE c.verdict = 'UPSTREAM_FAILED'), '{}') AS failed
+            INTO v_others
+            FROM changed AS c;
+            p_changes := p_changes || v_others.changes;
+            v_undecided := v_undecided OR v_others.undecided;
+            v_ready := v_ready || v_others.ready;
+            v_keys := v_keys || array_remove(v_others.keys, NULL);
+            v_skipped := v_skipped || v_others.skipped;
+            v_wave_failed := v_wave_failed || v_others.failed;
+        END IF;
         v_ended := v_skipped;
         v_failed := v_wave_failed;
     END LOOP;
@@ -156,6 +221,7 @@ BEGIN
             LIMIT v_left
         );
     END IF;
+    v_result.drained := cardinality(v_queued) > cardinality(p_claims);
     FOREACH v_no IN ARRAY v_queued LOOP
         v_claim := orch.take(r, v_no, 'queued', p_worker, p_lease_ms);
         IF v_claim.step_no IS NOT NULL THEN
@@ -181,25 +247,30 @@ END;
 $$;
 
 -- Whether anybody waits for a slot of a worker that serves these pools: a message is out, a tenant has a
--- backlog, or there are decisions to make, which every worker serves.
-CREATE FUNCTION orch.is_awaited(p_pools text []) RETURNS boolean
+-- backlog, or there are decisions to make, which every worker serves. Those who hold slots for a run need not
+-- make way for its own messages at once.
+CREATE FUNCTION orch.is_awaited(p_pools text [], p_run uuid) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c_own CONSTANT interval := '100 milliseconds';
 BEGIN
     RETURN
         EXISTS (
             SELECT 1 FROM orch.steps AS s
             WHERE s.pool = ANY(p_pools) AND s.status = 'queued'
                 AND s.sent_utc IS NOT NULL AND s.sent_utc < 'infinity'
+                AND (s.run_id <> p_run OR s.sent_utc < clock_timestamp() - c_own)
         )
         OR EXISTS (SELECT 1 FROM orch.tenant_queues AS q WHERE q.pool = ANY(p_pools) AND q.backlog)
         OR EXISTS (SELECT 1 FROM orch.steps AS s WHERE s.undecided_utc IS NOT NULL);
 END;
 $$;
 
--- A row for each step that was taken, or one without; what else it says is the same in all.
+-- A row for each step that was taken, or one without; what else it says is the same in all. Late: those may
+-- go on who have held their slots for long.
 CREATE TYPE orch.settled AS (
     settled integer [], ready_pools text [], undecided boolean, run_status text, keys text [],
-    claimed orch.claimed
+    drained boolean, late boolean, claimed orch.claimed
 );
 
 -- Settle what a worker process has to tell of a run: the steps that messages asked it to claim (p_claims),
@@ -208,11 +279,12 @@ CREATE TYPE orch.settled AS (
 -- that holds the step may have one. In a run that is being cancelled no step waits: what would try again is
 -- cancelled, and nothing is taken. As many as p_sure of the ended steps make way for a next one; p_late more
 -- of them, whose workers have held their slots for long, only if nobody waits for a slot; and there are
--- p_free slots.
+-- p_free slots for what is unlocked together, if somebody goes on. Without p_wait there is no row if another
+-- transaction is at the run: whoever settles several runs must not wait for one of them.
 CREATE FUNCTION orch.settle(
     p_tenant text, p_run uuid, p_claims integer [], p_ended json, p_pools text [],
     p_sure integer, p_late integer, p_free integer, p_share double precision,
-    p_worker text, p_lease_ms integer
+    p_worker text, p_lease_ms integer, p_wait boolean
 ) RETURNS SETOF orch.settled
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -235,7 +307,14 @@ DECLARE
     v_progress orch.progress;
     v_result orch.settled;
 BEGIN
-    SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    IF p_wait THEN
+        SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE;
+    ELSE
+        SELECT * INTO r FROM orch.runs WHERE tenant = p_tenant AND run_id = p_run FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
     v_now := orch.utc_ms();
     FOR e IN
         SELECT t.* FROM json_to_recordset(p_ended) AS t (
@@ -312,25 +391,50 @@ BEGIN
         );
     END IF;
     -- A limit that has been lowered takes effect when a slice is over.
-    IF p_late > 0 AND NOT orch.is_limited(p_tenant) AND NOT orch.is_awaited(p_pools) THEN
+    v_result.late := p_late > 0 AND NOT orch.is_limited(p_tenant) AND NOT orch.is_awaited(p_pools, p_run);
+    IF v_result.late THEN
         v_sure := v_sure + p_late;
     END IF;
     v_progress := orch.proceed(
         r, NULL, v_changes, v_ended, v_failed, v_claims, '{}', CASE WHEN v_goes_on THEN p_pools ELSE '{}' END,
         -- Whoever gives a step back takes no other.
-        least(v_sure, cardinality(v_changes) - v_given_back), p_free, p_share, p_worker, p_lease_ms
+        least(v_sure, cardinality(v_changes) - v_given_back), CASE WHEN v_sure > 0 THEN p_free ELSE 0 END,
+        p_share, p_worker, p_lease_ms
     );
     v_result.settled := v_settled;
     v_result.ready_pools := v_progress.ready_pools || v_ready;
     v_result.undecided := v_progress.undecided;
     v_result.run_status := v_progress.run_status;
     v_result.keys := v_progress.keys || v_keys;
+    v_result.drained := v_progress.drained;
     FOREACH v_result.claimed IN ARRAY v_progress.claims LOOP
         RETURN NEXT v_result;
     END LOOP;
     IF v_result.claimed IS NULL THEN
         RETURN NEXT v_result;
     END IF;
+END;
+$$;
+
+-- Settle several runs of a tenant, each with what is told of it (p_told: place, run_id, and what else differs
+-- from run to run). For each a row for each step that was taken, or one without, or none if another is at the
+-- run; whoever settles a single one waits. JSON, since a query with a column for each fact takes PostgreSQL
+-- longer to plan than the rest of a step's claim.
+CREATE FUNCTION orch.settle_runs(
+    p_tenant text, p_told json, p_share double precision, p_worker text, p_lease_ms integer
+) RETURNS TABLE (place integer, told json)
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    SELECT t.place, row_to_json(s)
+    FROM json_to_recordset(p_told) AS t (
+        place integer, run_id uuid, claims integer [], ended json, pools text [],
+        sure integer, late integer, free integer
+    )
+    CROSS JOIN LATERAL orch.settle(
+        p_tenant, t.run_id, t.claims, t.ended, t.pools, t.sure, t.late, t.free, p_share, p_worker, p_lease_ms,
+        json_array_length(p_told) = 1
+    ) AS s;
 END;
 $$;
 
@@ -387,7 +491,7 @@ LANGUAGE sql
 BEGIN ATOMIC
     SELECT s.claimed
     FROM orch.settle(
-        p_tenant, p_run, ARRAY[p_step], NULL, '{}', 0, 0, 0, 0, p_worker, p_lease_ms
+        p_tenant, p_run, ARRAY[p_step], NULL, '{}', 0, 0, 0, 0, p_worker, p_lease_ms, TRUE
     ) AS s;
 END;
 
@@ -412,13 +516,13 @@ BEGIN
             'error_message', p_error_message, 'delay_ms', p_delay_ms,
             'logs_ref', encode(p_logs_ref, 'hex'), 'artifacts', p_artifacts
         )),
-        p_handoff_pools, (cardinality(p_handoff_pools) > 0)::integer, 0, 0, 0, p_worker, p_lease_ms
+        p_handoff_pools, (cardinality(p_handoff_pools) > 0)::integer, 0, 0, 0, p_worker, p_lease_ms, TRUE
     ) AS q;
     v_change.accepted := cardinality(s.settled) > 0;
     IF v_change.accepted THEN
         v_change := orch.as_change(
             (
-                s.settled, s.ready_pools, s.undecided, s.run_status, s.keys,
+                s.settled, s.ready_pools, s.undecided, s.run_status, s.keys, s.drained,
                 CASE WHEN (s.claimed).step_no IS NULL THEN '{}' ELSE ARRAY[s.claimed] END
             )
         );

@@ -1,15 +1,9 @@
 -- What a worker does with steps: settle (claim and complete), decide, renew.
 
 -- name: settle
--- Settle what a worker process has to tell of a run; a row for each step that it has now, or one without.
-SELECT
-    c.settled, c.ready_pools, c.undecided, c.run_status, c.keys,
-    -- All of orch.claimed, in its order; to name each would take PostgreSQL longer.
-    (c.claimed).*
-FROM orch.settle(
-    %(tenant)s, %(run_id)s, %(claims)s::integer [], %(ended)s::json, %(handoff_pools)s::text [],
-    %(sure)s, %(late)s, %(free)s, %(share)s, %(worker_id)s, %(lease_ms)s
-) AS c;
+-- Settle what a worker process has to tell of runs of a tenant.
+SELECT s.place, s.told
+FROM orch.settle_runs(%(tenant)s, %(told)s, %(share)s, %(worker_id)s, %(lease_ms)s) AS s;
 
 -- name: decide
 -- Unlock or skip steps whose when was evaluated; and claim one of the unlocked when asked. But not for a

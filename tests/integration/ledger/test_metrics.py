@@ -115,7 +115,7 @@ def test_what_commits_late_is_counted_and_nothing_twice(ledger: Ledger) -> None:
     nobody = Handoff(worker_id=ledger.worker, lease_ms=0)
     with ledger.service.transaction(ledger.tenant) as cur:
         ended = Ended(step_no=first.step_no, attempt=first.attempt, outcome=succeeded())
-        work.settle(cur, ledger.tenant, first.run_id, claims=[], ended=[ended], handoff=nobody)
+        work.settle(cur, ledger.tenant, [work.Report(run_id=first.run_id, ended=[ended], handoff=nobody)])
         ledger.complete(second, succeeded())
         assert counted(ledger) == {}
     eventually(lambda: counted(ledger) == {("attempt", "succeeded"): 2, ("run", "completed"): 2})

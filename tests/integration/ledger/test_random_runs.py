@@ -117,10 +117,8 @@ class _Fleet:
         lossy = any("lost" in s.attempts for s in self.scripts.values())
         messages = [self.messages.pop()] if self.messages and not lossy else []
         sure, free = (0, 0) if lossy else (self.random.randint(0, count), self.random.randint(0, 3))
-        progress = work.settle(
-            self.ledger.service,
-            self.ledger.tenant,
-            self.run.run_id,
+        report = work.Report(
+            run_id=self.run.run_id,
             claims=[bell.step_no for bell in messages],
             ended=[
                 Ended(step_no=claim.step_no, attempt=claim.attempt, outcome=outcome)
@@ -135,6 +133,7 @@ class _Fleet:
                 share=self.random.random(),
             ),
         )
+        progress = work.settle(self.ledger.service, self.ledger.tenant, [report])[self.run.run_id]
         assert progress.settled == {(claim.step_no, claim.attempt) for claim in claims}
         assert len(progress.claims) <= sure + free + len(messages)
         for claim in progress.claims:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -12,15 +14,15 @@ import psycopg2
 import pytest
 
 from orchestrator_worker.celery_app import StepPool
-from orchestrator_worker.settler import Request, Settler, Turn
-from shared.domain.models import Claim, Outcome, Run, TenantLimits
+from orchestrator_worker.settler import BRIEF_SECONDS, Request, Settler, Turn, _Batch
+from shared.domain.models import ArtifactRef, Claim, Outcome, Run, Sha256, TenantId, TenantLimits
 from shared.domain.states import RunStatus
 from shared.errors import StoreUnavailable
 from shared.services import limits
 from shared.store.db import Database
 from tests.support.eventually import eventually
 from tests.support.graphs import graph
-from tests.support.ledger import LONG_MS, Ledger, succeeded
+from tests.support.ledger import ACME, LONG_MS, Ledger, succeeded
 
 POOLS = frozenset({"default"})
 EIGHT = "a b c d e f g h"
@@ -83,7 +85,11 @@ def locked(owner_url: str, run: Run) -> Iterator[Callable[[], None]]:
 
 
 def waits_behind(settler: Settler, run: Run, number: int) -> bool:
-    return len(settler._lines[run.run_id]) == number
+    return len(settler._waiting.get((ACME, run.run_id), ())) == number
+
+
+def is_idle(settler: Settler) -> bool:
+    return not (settler._busy or settler._waiting or settler._lanes)
 
 
 def together(
@@ -101,14 +107,14 @@ def together(
     threads = [threading.Thread(target=make, args=[number]) for number in range(len(calls))]
     with locked(owner_url, run) as let_go:
         threads[0].start()
-        eventually(lambda: run.run_id in settler._lines)
+        eventually(lambda: run.run_id in settler._busy)
         for number, thread in enumerate(threads[1:], start=1):
             thread.start()
             eventually(partial(waits_behind, settler, run, number))
         let_go()
         for thread in threads:
             thread.join(20)
-    assert not settler._lines
+    assert is_idle(settler)
     return results
 
 
@@ -227,10 +233,202 @@ def test_all_who_go_together_hear_that_postgresql_is_away(
         for thread in threads:
             thread.join(10)
     assert [type(one) for one in results] == [StoreUnavailable] * 3
-    assert not settler._lines
+    assert is_idle(settler)
     for claim in claims:
         assert settler.complete(claim, succeeded(), Turn.ENDS).accepted
     hasty.close()
+
+
+class Crowd:
+    """Threads with something to tell of runs while both lanes wait for the rows of two others."""
+
+    def __init__(self, ledger: Ledger, settler: Settler, owner_url: str) -> None:
+        self.ledger = ledger
+        self.settler = settler
+        self.owner_url = owner_url
+        self.results: dict[str, object] = {}
+        self.threads: list[threading.Thread] = []
+
+    def held(self, name: str, *, ledger: Ledger | None = None) -> Claim:
+        """Start a run of one step, and claim it."""
+        by = ledger or self.ledger
+        return by.claimed(by.start(graph("", steps="a", dag_id=name)), "a")
+
+    def report(self, name: str, claim: Claim, outcome: Outcome | None = None) -> None:
+        """Have a thread report the end of a step."""
+
+        def make() -> None:
+            try:
+                self.results[name] = self.settler.complete(claim, outcome or succeeded(), Turn.ENDS)
+            except Exception as error:  # noqa: BLE001  # It is looked at by the test.
+                self.results[name] = error
+
+        thread = threading.Thread(target=make)
+        self.threads.append(thread)
+        thread.start()
+        eventually(
+            lambda: (
+                claim.run_id in self.settler._busy or (claim.tenant, claim.run_id) in self.settler._waiting
+            )
+        )
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Keep both lanes busy until the block ends, then wait for everybody."""
+        claims = [self.held("lane-0"), self.held("lane-1")]
+        runs = [self.ledger.run(claim.run_id) for claim in claims]
+        with locked(self.owner_url, runs[0]) as let_go, locked(self.owner_url, runs[1]):
+            for number, claim in enumerate(claims):
+                self.report(f"lane-{number}", claim)
+            yield
+            let_go()
+            eventually(lambda: "lane-0" in self.results)
+            eventually(lambda: not self.settler._waiting)
+        for thread in self.threads:
+            thread.join(20)
+
+    def accepted(self, name: str) -> bool:
+        told = self.results.get(name)
+        return isinstance(told, Request) and told.accepted
+
+    def ends(self, *claims: Claim) -> list[int]:
+        """Number the transactions in which runs ended: equal ones have equal numbers."""
+        connection = psycopg2.connect(self.owner_url)
+        try:
+            with connection.cursor() as cur:
+                cur.execute(
+                    "SELECT e.run_id::text, e.xid::text::bigint FROM orch.events AS e"
+                    " WHERE e.line LIKE '%%\"run.completed\"%%'"
+                )
+                of_run = dict(cur.fetchall())
+        finally:
+            connection.close()
+        xids = [of_run[str(claim.run_id)] for claim in claims]
+        return [xids.index(xid) for xid in xids]
+
+
+@pytest.fixture
+def crowd(ledger: Ledger, new_settler: NewSettler, owner_url: str, monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    # Nobody passes by a lane that is busy for long.
+    monkeypatch.setattr("orchestrator_worker.settler.PATIENCE_SECONDS", 60.0)
+    return Crowd(ledger, new_settler(), owner_url)
+
+
+def test_runs_that_come_while_others_are_settled_go_together(crowd: Crowd) -> None:
+    claims = [crowd.held(name) for name in "abc"]
+    with crowd.behind():
+        for name, claim in zip("abc", claims, strict=True):
+            crowd.report(name, claim)
+    assert all(crowd.accepted(name) for name in "abc")
+    assert crowd.ends(*claims) == [0, 0, 0]
+    assert is_idle(crowd.settler)
+
+
+def test_a_run_that_another_transaction_is_at_keeps_no_other_waiting(crowd: Crowd) -> None:
+    first, second, third = (crowd.held(name) for name in "abc")
+    with locked(crowd.owner_url, crowd.ledger.run(second.run_id)):
+        with crowd.behind():
+            for name, claim in zip("abc", (first, second, third), strict=True):
+                crowd.report(name, claim)
+            waits = crowd.threads.pop(3)
+        assert crowd.accepted("a") and crowd.accepted("c")
+        assert "b" not in crowd.results
+    waits.join(20)
+    assert crowd.accepted("b")
+    assert is_idle(crowd.settler)
+
+
+def test_an_ending_that_cannot_be_stored_costs_no_other_run(crowd: Crowd) -> None:
+    claims = [crowd.held(name) for name in "abc"]
+    with crowd.behind():
+        for name, claim in zip("abc", claims, strict=True):
+            crowd.report(name, claim, succeeded({"text": "\0"}) if name == "b" else None)
+    assert crowd.accepted("a") and crowd.accepted("c")
+    assert isinstance(crowd.results["b"], psycopg2.DataError)
+    assert crowd.settler.complete(claims[1], succeeded(), Turn.ENDS).accepted
+
+
+def test_runs_of_two_tenants_do_not_go_together(crowd: Crowd) -> None:
+    globex = replace(crowd.ledger, tenant=TenantId("globex"))
+    ours, theirs = crowd.held("a"), crowd.held("b", ledger=globex)
+    with crowd.behind():
+        crowd.report("a", ours)
+        crowd.report("b", theirs)
+    assert crowd.accepted("a") and crowd.accepted("b")
+    assert crowd.ends(ours, theirs) == [0, 1]
+
+
+def test_a_run_that_shares_rows_with_others_goes_alone(crowd: Crowd) -> None:
+    """Two processes that settle several such runs each would wait for each other's artifacts."""
+    claims = [crowd.held(name) for name in "abc"]
+    artifact = ArtifactRef(name="out", sha256=Sha256("ab" * 32), size_bytes=1, content_type="text/plain")
+    with crowd.behind():
+        for name, claim in zip("abc", claims, strict=True):
+            crowd.report(name, claim, replace(succeeded(), artifacts=(artifact,)) if name == "b" else None)
+    assert all(crowd.accepted(name) for name in "abc")
+    assert crowd.ends(*claims) == [0, 1, 0]
+
+
+def test_a_lane_that_is_busy_for_long_is_passed_by(
+    ledger: Ledger, new_settler: NewSettler, owner_url: str
+) -> None:
+    crowd = Crowd(ledger, new_settler(), owner_url)
+    claim = crowd.held("a")
+    with crowd.behind():
+        crowd.report("a", claim)
+        eventually(lambda: crowd.accepted("a"))
+
+
+def test_steps_that_were_taken_together_and_take_no_time_are_settled_together(
+    ledger: Ledger, new_settler: NewSettler, owner_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator_worker.settler.BRIEF_SECONDS", 60.0)
+    monkeypatch.setattr("orchestrator_worker.settler.NEXT_SECONDS", 20.0)
+    run = ledger.start(graph("root>a,b,c,d"))
+    settler = new_settler(7)
+    first = settler.complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
+    assert first.claim is not None
+    before = transactions(ledger, owner_url, run)
+    told: list[Request] = []
+
+    def report(claim: Claim) -> None:
+        told.append(settler.complete(claim, succeeded(), Turn.ENDS))
+
+    threads = [threading.Thread(target=report, args=[claim]) for claim in (first.claim, *first.more)]
+    begun = time.monotonic()
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join(60)
+    assert [one.accepted for one in told] == [True] * 4
+    assert transactions(ledger, owner_url, run) == before + 1
+    # The last one is waited for, and nobody after it.
+    assert time.monotonic() - begun < 10
+
+
+def test_a_step_that_takes_its_time_is_not_waited_for(ledger: Ledger, new_settler: NewSettler) -> None:
+    run = ledger.start(graph("root>a,b"))
+    settler = new_settler(7)
+    first = settler.complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
+    assert first.claim is not None
+    time.sleep(BRIEF_SECONDS)
+    begun = time.monotonic()
+    assert not settler._is_brief(_Batch(ledger.tenant, {run.run_id: []}))
+    assert settler.complete(first.claim, succeeded(), Turn.ENDS).accepted
+    assert time.monotonic() - begun < 1
+
+
+def test_nothing_is_kept_of_steps_that_are_over_or_lost(ledger: Ledger, new_settler: NewSettler) -> None:
+    run = ledger.start(graph("root>a,b,c"))
+    settler = new_settler(7)
+    first = settler.complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
+    assert first.claim is not None
+    assert set(settler._in_hand[run.run_id]) == {1, 2, 3}
+    for claim in first.more:
+        settler.forget(claim)
+    settler.complete(first.claim, succeeded(), Turn.ENDS)
+    assert settler._in_hand == {}
 
 
 @pytest.mark.parametrize(
@@ -283,6 +481,62 @@ def test_a_slice_that_is_over_goes_on_only_while_nobody_waits(
     awaited = settler.complete(alone.claim, succeeded(), Turn.IS_OVER)
     assert awaited.accepted and awaited.claim is None
     assert ledger.statuses(run)["c"] == "queued"
+
+
+@pytest.mark.parametrize("long_ago", [False, True])
+def test_messages_of_its_own_run_end_a_slice_when_they_wait_for_long(
+    ledger: Ledger, new_settler: NewSettler, long_ago: bool
+) -> None:
+    run = ledger.start(graph("a>p", steps="b"))
+    assert len(ledger.pick()) == 2
+    settler = new_settler()
+    claim = settler.claim(ledger.tenant, run.run_id, ledger.step(run, "a").step_no).claim
+    assert claim is not None
+    if long_ago:
+        time.sleep(0.11)
+    told = settler.complete(claim, succeeded(), Turn.IS_OVER)
+    assert told.accepted
+    assert (told.claim is None) is long_ago
+
+
+def test_steps_that_had_been_ready_are_told_from_such_as_were_unlocked(
+    ledger: Ledger, new_settler: NewSettler
+) -> None:
+    run = ledger.start(graph("a>p", steps="b c"))
+    settler = new_settler()
+    unlocked = settler.complete(ledger.claimed(run, "a"), succeeded(), Turn.GOES_ON)
+    assert unlocked.claim is not None and unlocked.claim.step_id == "p"
+    assert unlocked.progress is not None and not unlocked.progress.drained
+    drained = settler.complete(unlocked.claim, succeeded(), Turn.GOES_ON)
+    assert drained.claim is not None and drained.claim.step_id == "b"
+    assert drained.progress is not None and drained.progress.drained
+    by_message = settler.claim(ledger.tenant, run.run_id, ledger.step(run, "c").step_no)
+    assert by_message.claim is not None
+    assert by_message.progress is not None and not by_message.progress.drained
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_of_those_who_report_together_some_may_have_to_leave(
+    ledger: Ledger, new_settler: NewSettler, owner_url: str, awaited: bool
+) -> None:
+    run = ledger.start(graph("a>p b>q c>r d>s"))
+    claims = [ledger.claimed(run, step) for step in "abcd"]
+    if awaited:
+        ledger.start(graph("", steps="x", dag_id="other"))
+        assert len(ledger.pick()) == 1
+    settler = new_settler()
+    turns = [Turn.ENDS, Turn.IS_OVER, Turn.GOES_ON, Turn.IS_OVER]
+    calls = [completing(settler, *one) for one in zip(claims, [succeeded()] * 4, turns, strict=True)]
+    told = together(owner_url, run, settler, calls)
+    taken = [one.claim is not None for one in told if isinstance(one, Request)]
+    assert taken == [False, not awaited, True, not awaited]
+
+
+def test_a_slice_that_is_begun_anew_takes_its_share(ledger: Ledger, new_settler: NewSettler) -> None:
+    run = ledger.start(graph("root>a,b,c,d"))
+    told = new_settler(7).complete(ledger.claimed(run, "root"), succeeded(), Turn.IS_OVER)
+    assert told.claim is not None
+    assert len(told.more) == 3
 
 
 def test_a_slice_that_is_over_gives_way_to_any_pool_of_its_worker(
@@ -360,4 +614,5 @@ def test_a_wide_run_is_settled_in_few_transactions(
     for thread in threads:
         thread.join(60)
     assert ledger.run(run.run_id).status is RunStatus.COMPLETED
-    assert transactions(ledger, owner_url, run) < 100
+    # Start, root's claim and end; then about eight together.
+    assert transactions(ledger, owner_url, run) < 50

@@ -82,3 +82,31 @@ def test_after_its_end_the_pool_runs_what_was_claimed_all_the_same(pool: StepPoo
     pool.run_reserved(lambda: ran.append(threading.current_thread().name))
     assert ran == [threading.current_thread().name]
     assert pool.num_processes == 2
+
+
+def test_a_slot_that_is_about_to_be_left_counts_as_free(pool: StepPool) -> None:
+    go, told = threading.Event(), threading.Event()
+
+    def leave() -> None:
+        pool.leaves(threading.get_ident())
+        told.set()
+        wait_for(go)
+
+    pool.on_apply(leave, ())
+    assert told.wait(10)
+    # One of the four is left for the next message.
+    assert pool.reserve() == 3
+    go.set()
+    eventually(lambda: not pool._leaving)
+    # It is counted once: what was reserved is taken, one is free.
+    eventually(lambda: pool._taken == 3)
+    assert pool.reserve() == 0
+
+
+def test_a_reserved_slot_is_left_once(pool: StepPool) -> None:
+    kept = pool.reserve()
+    for _ in range(kept):
+        pool.run_reserved(lambda: pool.leaves(threading.get_ident()))
+    eventually(lambda: pool.num_processes == 4)
+    assert not pool._leaving
+    assert pool.reserve() == 3
