@@ -52,7 +52,7 @@ def _chosen(_ctx: click.Context, param: click.Parameter, names: str) -> tuple[st
 @click.option(
     "--shapes", callback=_chosen, default=",".join(ALL), help="Which to measure, with commas between."
 )
-@click.option("--repeat", type=click.IntRange(1, 100), default=3, help="Rounds, after one to warm up.")
+@click.option("--repeat", type=click.IntRange(1, 100), default=3, help="Rounds, after those that warm up.")
 @click.option(
     "--short", is_flag=True, help="Small shapes, one round, nothing written: only prove that it works."
 )

@@ -14,6 +14,9 @@ from bench.usage import forget_peak, peak
 SMALL_RUNS = 5
 """A small run is over in a blink; beside a large one it is measured so many times, and their mean counts."""
 
+WARM_UP = 3
+"""Rounds that do not count. Each of our connections plans the ledger's statements when it has its first."""
+
 SLOW_ROUNDS = 1
 """Of a peer that is slow; its ratios are those of the first rounds."""
 
@@ -28,17 +31,18 @@ Peaks = dict[str, int]
 
 
 def compare(shape: Shape, ours: Subject, peers: Sequence[Subject], *, repeat: int, tell: Tell) -> Comparison:
-    """Measure a shape in ``repeat`` rounds of all subjects, after one round that does not count."""
+    """Measure a shape in ``repeat`` rounds of all subjects, after those that warm up."""
     subjects: list[Subject] = [ours, *peers]
     seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     lost: list[str] = []
-    for number in range(repeat + 1):
+    for number in range(-WARM_UP, repeat):
         for subject in subjects:
-            if subject.slow and number > SLOW_ROUNDS:
+            # One round to warm up has to do for a slow one.
+            if subject.slow and (number >= SLOW_ROUNDS or -WARM_UP < number < 0):
                 continue
             taken = _insist(subject, shape, lost)
-            tell(f"{shape.name:<10} {subject.name:<28} {taken:8.3f} s{'' if number else '  (warm-up)'}")
-            if number:
+            tell(f"{shape.name:<10} {subject.name:<28} {taken:8.3f} s{'  (warm-up)' if number < 0 else ''}")
+            if number >= 0:
                 seconds[subject.name].append(taken)
     return Comparison(
         shape=shape,

@@ -25,10 +25,10 @@ SCOPES = ("orchestrator:read", "orchestrator:write", "orchestrator:admin")
 SUBMITTERS = 4
 """Connections that post runs at the same time, where a shape is more than one run."""
 
-FIRST_LOOK_SHARE = 0.9
+FIRST_LOOK_SHARE = 0.8
 PAUSE_S = 0.002
 PAUSE_SHARE = 0.03
-"""The client looks first after 90% of the shortest time that the shape has taken, then every 2 ms, or
+"""The client looks first after 80% of the shortest time that the shape has taken, then every 2 ms, or
 every 3% of the time that has passed, if that is longer. Each look costs the web process and PostgreSQL a
 few milliseconds of the two cores that the run needs; one that comes late makes us slower, never faster."""
 

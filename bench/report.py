@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bench import report_goals
 from bench.markdown import mebibytes, milliseconds, seconds, table
+from bench.measure import WARM_UP
 from bench.orchestrator import FIRST_LOOK_SHARE, PAUSE_S, PAUSE_SHARE, SUBMITTERS
 from bench.results import Comparison, Growth, Latency, Replayed, Results, Storm, Streamed
 from bench.steady import CONNECTIONS, RATE, SECONDS
@@ -48,8 +49,8 @@ Tasks that run at once are given to its default task runner, many flows are call
 off, and nothing below a warning is logged. It is slow, so that one round has to do.
 """,
 }
-_ROUNDS = """\
-Every step does nothing. The subjects take turns, round by round, after one round to warm up. The seconds
+_ROUNDS = f"""\
+Every step does nothing. The subjects take turns, round by round, after {WARM_UP} to warm up. The seconds
 are medians, with the fastest and the slowest round; a ratio is the median of the rounds' own ratios,
 because the speed of a shared machine drifts. Above 1, ours is faster. The best peer at a shape is the one
 with the smallest ratio."""
