@@ -25,7 +25,7 @@ from shared.store.db import Database
 
 LANES: Final = 2
 """Transactions of a process at a time, so that one is made ready while another is made durable."""
-PATIENCE_SECONDS: Final = 0.01
+PATIENCE_SECONDS: Final = 0.025
 """One that takes longer than this, since it waits for a run's row, is passed by."""
 BRIEF_SECONDS: Final = 0.005
 """A step that was taken longer ago than this is not waited for."""
@@ -216,16 +216,18 @@ class Settler:
                         request.woken.release()
 
     def _await_brief(self, batch: _Batch) -> None:
-        """Wait for steps of the runs that may be over in a moment."""
+        """Wait for steps of a run that may be over in a moment; where there are several runs, for none."""
+        if len(batch.runs) > 1:
+            return
+        ((run_id, requests),) = batch.runs.items()
         with self._lock:
-            while self._is_brief(batch) and self._come.wait(NEXT_SECONDS):
-                for run_id, of_run in batch.runs.items():
-                    of_run.extend(self._waiting.pop((batch.tenant, run_id), ()))
+            while self._is_brief(run_id) and self._come.wait(NEXT_SECONDS):
+                requests.extend(self._waiting.pop((batch.tenant, run_id), ()))
 
-    def _is_brief(self, batch: _Batch) -> bool:
-        """Tell whether a step of the runs was taken so recently that it may be over in a moment."""
+    def _is_brief(self, run_id: RunId) -> bool:
+        """Tell whether a step of the run was taken so recently that it may be over in a moment."""
         since = time.monotonic() - BRIEF_SECONDS
-        return any(taken > since for run_id in batch.runs for taken in self._in_hand.get(run_id, {}).values())
+        return any(taken > since for taken in self._in_hand.get(run_id, {}).values())
 
     def _serve(self, batch: _Batch) -> Mapping[RunId, list[Request]]:
         """Settle the runs; gives those that must be settled by themselves."""
@@ -264,9 +266,12 @@ class Settler:
         return {run_id: requests for run_id, requests in batch.runs.items() if run_id not in settled}
 
     def _reports(self, batch: _Batch, free: int) -> list[Report]:
-        """Put into words what is told of each run; the free slots are divided among them."""
+        """Put into words what is told of each run; the free slots are divided among them.
+
+        In the order in which leases are renewed: so neither waits for the other in a circle.
+        """
         reports: list[Report] = []
-        for run_id, requests in batch.runs.items():
+        for run_id, requests in sorted(batch.runs.items()):
             sure = sum(request.turn is Turn.GOES_ON for request in requests)
             late = sum(request.turn is Turn.IS_OVER for request in requests)
             of_it = free // (len(batch.runs) - len(reports))

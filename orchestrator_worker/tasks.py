@@ -117,7 +117,8 @@ class StepRunner:
                 # Its step was cancelled, say: the tenant gets back what it was charged in advance.
                 self._dispatcher.slot_freed(pool, tenant, used_ms=0, messages=1)
             self._note_trace(claimed.claim, trace)
-            self._follow(tenant, claimed, slice_end)
+            if self._follow(tenant, claimed, slice_end):
+                self._decide_aside(tenant, run_id)
             self._work_through(claimed.claim, claimed.since, slice_end, messages=1)
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)

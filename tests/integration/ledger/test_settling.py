@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 
 from orchestrator_worker.celery_app import StepPool
-from orchestrator_worker.settler import BRIEF_SECONDS, Request, Settler, Turn, _Batch
+from orchestrator_worker.settler import BRIEF_SECONDS, Request, Settler, Turn
 from shared.domain.models import ArtifactRef, Claim, Outcome, Run, Sha256, TenantId, TenantLimits
 from shared.domain.states import RunStatus
 from shared.errors import StoreUnavailable
@@ -414,7 +414,7 @@ def test_a_step_that_takes_its_time_is_not_waited_for(ledger: Ledger, new_settle
     assert first.claim is not None
     time.sleep(BRIEF_SECONDS)
     begun = time.monotonic()
-    assert not settler._is_brief(_Batch(ledger.tenant, {run.run_id: []}))
+    assert not settler._is_brief(run.run_id)
     assert settler.complete(first.claim, succeeded(), Turn.ENDS).accepted
     assert time.monotonic() - begun < 1
 
