@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
+import psycopg2
 import pytest
 
 from shared.domain.models import JsonObject, StepId, StepSpec
@@ -12,6 +14,7 @@ from shared.domain.states import AttemptStatus, ErrorCode, RunStatus, StepStatus
 from shared.messaging import doorbell
 from shared.messaging.celery_app import queue_name
 from shared.services import dispatch, health, runs
+from shared.services.recovery import Doorbell
 from tests.integration.worker.fleet import ACME, Fleet, chain, dag, sleeper, step, wide
 from tests.support.eventually import eventually
 
@@ -55,6 +58,28 @@ def test_a_worker_leaves_the_steps_of_other_pools_alone(fleet: Fleet) -> None:
 
     fleet.worker(ORCH_WORKER_POOLS="other")
     fleet.completed(run_id)
+
+
+def test_a_when_is_decided_also_if_a_message_leads_what_settles_its_predecessor(
+    fleet: Fleet, owner_url: str
+) -> None:
+    """Two messages and an ending wait for the run's row: the thread of the second settles the ending, too."""
+    fleet.worker()
+    made_of = [step("a", "sleep", ms=400), step("b"), step("c"), replace(step("d"), when="true")]
+    run_id = fleet.start(fleet.publish(dag("decided", made_of, [(0, 3)])), ring=False)
+    doorbell.send(fleet.app, [Doorbell(ACME, run_id, 0, "default")])
+    fleet.until_running(run_id)
+    with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
+        cur.execute("SELECT 1 FROM orch.runs WHERE run_id = %s FOR UPDATE", [str(run_id)])
+        for number in (1, 2):
+            doorbell.send(fleet.app, [Doorbell(ACME, run_id, number, "default")])
+            time.sleep(0.1)
+        # Until the sleeping step is over, too.
+        time.sleep(0.6)
+    connection.close()
+    # Nobody sweeps here.
+    fleet.completed(run_id)
+    assert fleet.steps(run_id)[3].status is StepStatus.SUCCEEDED
 
 
 def test_when_decides_in_a_worker(fleet: Fleet) -> None:
