@@ -135,20 +135,8 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "created_by": "them",
         "worker_id": "theirs",
         "lease_ms": 1_000,
-        "claims": [0, 1],
-        "ended": json.dumps([{"step_no": 1, "attempt": 1, "ending": "succeeded", "outputs": {}}]),
-        "sure": 1,
-        "late": 0,
-        "free": 1,
+        "told": json.dumps([_told(run_id)]),
         "share": 1.0,
-        "ending": "succeeded",
-        "outputs": "{}",
-        "outputs_hash": "00" * 32,
-        "error_code": None,
-        "error_message": None,
-        "delay_ms": None,
-        "logs_ref": None,
-        "artifacts": None,
         "handoff_pools": [],
         "unlock": [0, 1],
         "skip": [],
@@ -195,6 +183,13 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
     }
 
 
+def _told(run_id: RunId) -> dict[str, object]:
+    """Tell of acme's run what its worker could."""
+    ended = {"step_no": 1, "attempt": 1, "ending": "succeeded", "outputs": {}}
+    told = {"run_id": str(run_id), "claims": [0, 1], "ended": [ended], "pools": []}
+    return {"place": 0, "sure": 1, "late": 0, "free": 1, **told}
+
+
 _OF_A_TENANT = [
     (aggregate, name)
     for aggregate in queries.aggregates()
@@ -212,9 +207,11 @@ def _reached(db: Database, bound_to: TenantId, query: str, parameters: dict[str,
     try:
         with db.statement(bound_to) as cur:
             cur.execute(query, parameters)
-            return [value for row in cur.fetchall() for value in row if value]
+            found = [value for row in cur.fetchall() for value in row if value]
     except psycopg2.errors.InsufficientPrivilege:
         return []
+    # A document in which nothing stands tells nothing.
+    return [value for value in found if not isinstance(value, dict) or any(value.values())]
 
 
 @pytest.mark.parametrize(("aggregate", "name"), _OF_A_TENANT)
