@@ -27,8 +27,9 @@ millisecond; one millisecond is added."""
 
 _READY = f"""\
 {RUNS} runs, one after another with pauses, of {FAN.what}, and nothing else to do. From
-`queuedUtc`, the commit that made a step ready, to `startedUtc`, in whole milliseconds. A step takes longer
-than `ORCH_HANDOFF_MS`, so that no worker goes straight on with the next: each crosses Redis."""
+`queuedUtc`, the commit that made a step ready, to `startedUtc`, in whole milliseconds. The first step of a
+run crosses Redis. Those behind it are taken in the transition that unlocks them, as long as nobody else waits
+for the slots."""
 
 _BUDGET = f"""\
 Of {ROUNDS} rounds of each shape on a stack that does nothing else, divided by the steps. CPU time is that of
