@@ -10,14 +10,13 @@ from typing import Final
 
 import psycopg2
 
+from bench.measure import WARM_UP
 from bench.orchestrator import Orchestrator, orchestrator
 from bench.results import Budget
 from bench.shapes import SHAPES, SHORT, Shape
 from bench.steady import Tell
-from bench.usage import cpu_seconds
 
 ROUNDS: Final = 10
-_WARM_UP: Final = 2
 _FLUSH_S: Final = 1.5
 """Sessions hand in what they have counted once a second, when they have nothing to do."""
 _COUNTED: Final = """
@@ -47,34 +46,36 @@ def budget(folder: Path, *, short: bool, tell: Tell) -> list[Budget]:
 def _measure(
     ours: Orchestrator, cur: psycopg2.extensions.cursor, shape: Shape, rounds: int, tell: Tell
 ) -> Budget:
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         ours.measure(shape)
-    before = _used(ours, cur)
+    cpu_before, before = _cpu(ours), _counted(cur)
     taken = sum(ours.measure(shape) for _ in range(rounds))
-    used = {name: amount - before[name] for name, amount in _used(ours, cur).items()}
-    each = {name: amount / (rounds * shape.steps) for name, amount in used.items()}
+    cpu_after, after = _cpu(ours), _counted(cur)
+    steps = rounds * shape.steps
+    calls, call_ms, commits, syncs, wal_bytes = (
+        (now - then) / steps for now, then in zip(after, before, strict=True)
+    )
     found = Budget(
         shape=shape,
-        ms=1_000 * taken / (rounds * shape.steps),
-        cpu_ms={name.removeprefix("cpu "): 1_000 * s for name, s in each.items() if name.startswith("cpu ")},
-        calls=each["calls"],
-        call_ms=each["call ms"],
-        commits=each["commits"],
-        syncs=each["syncs"],
-        wal_bytes=each["wal"],
+        ms=1_000 * taken / steps,
+        cpu_ms={name: 1_000 * (now - cpu_before[name]) / steps for name, now in cpu_after.items()},
+        calls=calls,
+        call_ms=call_ms,
+        commits=commits,
+        syncs=syncs,
+        wal_bytes=wal_bytes,
     )
     cpu = ", ".join(f"{name} {ms:.2f}" for name, ms in found.cpu_ms.items())
     tell(f"budget           {shape.name}: {found.ms:.2f} ms a step; CPU, ms: {cpu}")
     return found
 
 
-def _used(ours: Orchestrator, cur: psycopg2.extensions.cursor) -> Mapping[str, float]:
-    cpu = {f"cpu {name}": cpu_seconds(pid) for name, pid in ours.programs().items()}
-    cpu["cpu client"] = time.process_time()
+def _cpu(ours: Orchestrator) -> Mapping[str, float]:
+    return {**ours.cpu_seconds(), "client": time.process_time()}
+
+
+def _counted(cur: psycopg2.extensions.cursor) -> list[float]:
     time.sleep(_FLUSH_S)
     cur.execute(_COUNTED)
-    (counted,) = cur.fetchall()
-    return {
-        **cpu,
-        **dict(zip(("calls", "call ms", "commits", "syncs", "wal"), map(float, counted), strict=True)),
-    }
+    (row,) = cur.fetchall()
+    return [float(one) for one in row]

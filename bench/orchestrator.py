@@ -17,6 +17,7 @@ from bench.api_client import ApiClient
 from bench.processes import stopped_after
 from bench.shapes import Shape
 from bench.subject import TIMEOUT_S, BenchError
+from bench.usage import cpu_seconds
 from shared.domain.models import JsonObject
 from shared.embedded.process_tree import children
 
@@ -93,6 +94,14 @@ class Orchestrator:
     def programs(self) -> dict[str, int]:
         """Give the pid of each of the stack's programs; PostgreSQL and the web process have more below it."""
         return {name: int(one["pid"]) for name, one in self._described()["processes"].items()}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Tell the CPU seconds that each kind of program has used so far."""
+        used: dict[str, float] = {}
+        for name, pid in self.programs().items():
+            kind = name.partition("-")[0]
+            used[kind] = used.get(kind, 0.0) + cpu_seconds(pid)
+        return used
 
     def processes(self) -> dict[str, int]:
         """Give the pid of each process that is a program of our own."""

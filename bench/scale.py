@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,6 @@ from bench.results import Scaled
 from bench.sessions import sessions
 from bench.shapes import Shape
 from bench.steady import Tell
-from bench.usage import cpu_seconds
 
 WORKERS: Final = (1, 2, 4)
 SHORT_WORKERS: Final = (2,)
@@ -40,10 +38,10 @@ def scale(folder: Path, *, repeat: int, short: bool, tell: Tell) -> list[Scaled]
 
 def _measure(ours: Orchestrator, workers: int, shape: Shape, repeat: int, tell: Tell) -> Scaled:
     ours.measure(shape)
-    before, client = _cpu(ours), time.process_time()
+    before, client = ours.cpu_seconds(), time.process_time()
     with sessions(ours) as seen:
         seconds = [ours.measure(shape) for _ in range(repeat)]
-    used = {name: second - before[name] for name, second in _cpu(ours).items()}
+    used = {name: second - before[name] for name, second in ours.cpu_seconds().items()}
     used["client"] = time.process_time() - client
     taken = sum(seconds)
     found = Scaled(
@@ -58,12 +56,3 @@ def _measure(ours: Orchestrator, workers: int, shape: Shape, repeat: int, tell: 
     tell(f"scale            {workers} x {shape.name}: {found.steps_a_second:.0f} steps a second")
     tell(f"                 cores: {cores}; sessions: {busy}")
     return found
-
-
-def _cpu(ours: Orchestrator) -> Mapping[str, float]:
-    """Tell the CPU seconds that each kind of program has used so far."""
-    used: dict[str, float] = {}
-    for name, pid in ours.programs().items():
-        kind = name.partition("-")[0]
-        used[kind] = used.get(kind, 0.0) + cpu_seconds(pid)
-    return used
