@@ -407,16 +407,18 @@ def test_steps_that_were_taken_together_and_take_no_time_are_settled_together(
     assert time.monotonic() - begun < 10
 
 
-def test_a_step_that_takes_its_time_is_not_waited_for(ledger: Ledger, new_settler: NewSettler) -> None:
+def test_a_step_that_takes_its_time_is_not_waited_for(
+    ledger: Ledger, new_settler: NewSettler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator_worker.settler.NEXT_SECONDS", 20.0)
     run = ledger.start(graph("root>a,b"))
     settler = new_settler(7)
     first = settler.complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
     assert first.claim is not None
     time.sleep(BRIEF_SECONDS)
     begun = time.monotonic()
-    assert not settler._is_brief(run.run_id)
     assert settler.complete(first.claim, succeeded(), Turn.ENDS).accepted
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
 
 
 def test_nothing_is_kept_of_steps_that_are_over_or_lost(ledger: Ledger, new_settler: NewSettler) -> None:
@@ -485,7 +487,7 @@ def test_a_slice_that_is_over_goes_on_only_while_nobody_waits(
 
 @pytest.mark.parametrize("long_ago", [False, True])
 def test_messages_of_its_own_run_end_a_slice_when_they_wait_for_long(
-    ledger: Ledger, new_settler: NewSettler, long_ago: bool
+    ledger: Ledger, new_settler: NewSettler, owner_url: str, long_ago: bool
 ) -> None:
     run = ledger.start(graph("a>p", steps="b"))
     assert len(ledger.pick()) == 2
@@ -493,7 +495,9 @@ def test_messages_of_its_own_run_end_a_slice_when_they_wait_for_long(
     claim = settler.claim(ledger.tenant, run.run_id, ledger.step(run, "a").step_no).claim
     assert claim is not None
     if long_ago:
-        time.sleep(0.11)
+        with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
+            cur.execute("UPDATE orch.steps SET sent_utc = sent_utc - INTERVAL '100 milliseconds'")
+        connection.close()
     told = settler.complete(claim, succeeded(), Turn.IS_OVER)
     assert told.accepted
     assert (told.claim is None) is long_ago

@@ -60,6 +60,18 @@ def test_a_worker_leaves_the_steps_of_other_pools_alone(fleet: Fleet) -> None:
     fleet.completed(run_id)
 
 
+def waits_for_a_lock(owner_url: str) -> bool:
+    """Tell whether a session waits for a row that another has."""
+    with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
+        cur.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity AS a"
+            " WHERE a.wait_event_type = 'Lock' AND a.datname = current_database())"
+        )
+        ((waits,),) = cur.fetchall()
+    connection.close()
+    return bool(waits)
+
+
 def test_a_when_is_decided_also_if_a_message_leads_what_settles_its_predecessor(
     fleet: Fleet, owner_url: str
 ) -> None:
@@ -71,10 +83,11 @@ def test_a_when_is_decided_also_if_a_message_leads_what_settles_its_predecessor(
     fleet.until_running(run_id)
     with psycopg2.connect(owner_url) as connection, connection.cursor() as cur:
         cur.execute("SELECT 1 FROM orch.runs WHERE run_id = %s FOR UPDATE", [str(run_id)])
-        for number in (1, 2):
-            doorbell.send(fleet.app, [Doorbell(ACME, run_id, number, "default")])
-            time.sleep(0.1)
-        # Until the sleeping step is over, too.
+        doorbell.send(fleet.app, [Doorbell(ACME, run_id, 1, "default")])
+        eventually(lambda: waits_for_a_lock(owner_url))
+        doorbell.send(fleet.app, [Doorbell(ACME, run_id, 2, "default")])
+        eventually(lambda: doorbell.waiting(fleet.app, "default") == 0)
+        # Until the sleeping step is over and in line, too, which nobody sees from outside.
         time.sleep(0.6)
     connection.close()
     # Nobody sweeps here.
