@@ -85,7 +85,7 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
 
 
 def post_worker_init(_worker: Worker) -> None:
-    """Go on, once the application is loaded."""
+    """Collect garbage seldom, now that the application is loaded."""
     collect_seldom()
 
 

@@ -115,7 +115,7 @@ class Settler:
         self._waiting: dict[tuple[TenantId, RunId], list[Request]] = {}
         """Who has come since."""
         self._in_hand: dict[RunId, dict[int, float]] = {}
-        """The steps that this process has taken, with the time just before."""
+        """The steps that this process has taken and has not reported, with the time when it heard of it."""
 
     def claim(self, tenant: TenantId, run_id: RunId, step_no: int) -> Request:
         """Claim a queued step; raises StoreUnavailable."""
