@@ -120,7 +120,7 @@ def postgres_program(
 
 def _environ() -> dict[str, str]:
     """Give it an environment without the PG* variables of whoever started us."""
-    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC", "MALLOC_TOP_PAD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "67108864"}
 
 
 def postgres_url(socket_folder: Path, *, user: str = LOGIN, database: str = DATABASE) -> str:
