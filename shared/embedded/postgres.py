@@ -38,6 +38,8 @@ SETTINGS: Mapping[str, str] = {
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
+    # As durable as the default, and one call of the kernel for each commit instead of two.
+    "wal_sync_method": "open_datasync",
     # Every statement is short: neither a compiler nor a second process ever pays off.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
