@@ -38,8 +38,6 @@ SETTINGS: Mapping[str, str] = {
     "shared_buffers": "128MB",
     "fsync": "on",
     "synchronous_commit": "on",
-    # As durable as the default, and one call of the kernel for each commit instead of two.
-    "wal_sync_method": "open_datasync",
     # Every statement is short: neither a compiler nor a second process ever pays off.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
@@ -56,6 +54,9 @@ SETTINGS: Mapping[str, str] = {
     "log_checkpoints": "off",
     "cluster_name": "orchestrator",
 }
+
+_KEEP_MEMORY = {"MALLOC_TOP_PAD_": str(4 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
+"""Have glibc (mallopt(3)) keep what a statement has freed: else each has its memory from the kernel anew."""
 
 
 def find_binaries() -> Path:
@@ -122,7 +123,7 @@ def postgres_program(
 
 def _environ() -> dict[str, str]:
     """Give it an environment without the PG* variables of whoever started us."""
-    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC", "MALLOC_TOP_PAD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "67108864"}
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC", **_KEEP_MEMORY}
 
 
 def postgres_url(socket_folder: Path, *, user: str = LOGIN, database: str = DATABASE) -> str:

@@ -15,8 +15,10 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Final, Literal, Protocol
 
+import orjson
 import psycopg2
 import psycopg2.errors
+import psycopg2.extras
 from psycopg2.extensions import cursor as PgCursor
 
 from shared.domain.models import TenantId
@@ -361,6 +363,7 @@ class Database:
             raise StoreUnavailable("PostgreSQL is out of reach") from error
         self._breaker.answered()
         connection.autocommit = True
+        psycopg2.extras.register_default_json(connection, loads=orjson.loads)
         return connection
 
 
