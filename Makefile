@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 CASES ?= 500
+JOBS ?= 2
 PEERS ?=
 COMMA := ,
 PEER_STAMPS := $(patsubst %,build/peers/%/.installed,$(filter-out celery,$(subst $(COMMA), ,$(PEERS))))
@@ -48,8 +49,9 @@ type: setup ## Check the types (mypy --strict).
 	$(BIN)/mypy examples/environment-audit/scripts
 	$(BIN)/mypy examples/verify-ledger
 
-test: setup ## Run all tests, on a PostgreSQL and a Redis that they start themselves.
-	$(BIN)/python -m pytest
+# Most tests wait for somebody most of the time. More at once than cores, and those that tell of times fail.
+test: setup ## Run all tests, JOBS at a time (2), on servers that they start themselves.
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 openapi: setup ## Try the API by its OpenAPI document, with CASES calls of each operation and more.
 	$(BIN)/python -m pytest tests/acceptance/test_openapi.py --cases $(CASES)
