@@ -49,7 +49,7 @@ type: setup ## Check the types (mypy --strict).
 	$(BIN)/mypy examples/environment-audit/scripts
 	$(BIN)/mypy examples/verify-ledger
 
-# Most tests wait for somebody most of the time. More at once than cores, and those that tell of times fail.
+# Most tests wait for something most of the time. Some hold others to times: tried are two at a time on two cores.
 test: setup ## Run all tests, JOBS at a time (2), on servers that they start themselves.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
