@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Final, cast
 
 from bench.api_client import ApiClient
-from bench.orchestrator import Orchestrator
+from bench.orchestrator import Orchestrator, at
 from bench.processes import wait_until
 from bench.results import Latency
 from bench.steady import CONNECTIONS, ONE_STEP, START, Tell
@@ -49,7 +48,9 @@ def first_step(ours: Orchestrator, *, short: bool, tell: Tell) -> list[Latency]:
         started = [one for shares in threads.map(share, range(len(clients))) for one in shares]
     wait_until(lambda: _none_runs(clients[0]), within_s=_END_S, what="the end of all runs")
     waited = [
-        (began(step) - due + _RESOLUTION_S) for run, due, _ in started for step in steps_of(clients[0], run)
+        (at(step, "startedUtc") - due + _RESOLUTION_S)
+        for run, due, _ in started
+        for step in steps_of(clients[0], run)
     ]
     found = [
         Latency(what=START, seconds=tuple(sorted(took for _, _, took in started))),
@@ -64,11 +65,6 @@ def first_step(ours: Orchestrator, *, short: bool, tell: Tell) -> list[Latency]:
 def steps_of(client: ApiClient, run: str) -> Sequence[JsonObject]:
     """Read the steps of a run, in topological order."""
     return cast("Sequence[JsonObject]", client.get(f"/runs/{run}")["steps"])
-
-
-def began(step: JsonObject) -> float:
-    """Tell when a step began to run, in seconds of the epoch."""
-    return datetime.fromisoformat(str(step["startedUtc"])).timestamp()
 
 
 def _none_runs(client: ApiClient) -> bool:

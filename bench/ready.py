@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Final
 
-from bench.first_step import began, steps_of
-from bench.orchestrator import Orchestrator
+from bench.first_step import steps_of
+from bench.orchestrator import Orchestrator, at
 from bench.processes import wait_until
 from bench.results import Latency
 from bench.shapes import Shape
@@ -51,4 +50,4 @@ def ready(ours: Orchestrator, *, short: bool, tell: Tell) -> list[Latency]:
 
 
 def _waited(step: JsonObject) -> float:
-    return began(step) - datetime.fromisoformat(str(step["queuedUtc"])).timestamp()
+    return at(step, "startedUtc") - at(step, "queuedUtc")
