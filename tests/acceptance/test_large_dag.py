@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
+import pytest
+
 from tests.support.eventually import eventually
 from tests.support.rest import Document
 from tests.support.site import Site
+
+pytestmark = pytest.mark.timed
 
 LARGEST = 10_000
 WIDTH = 2_000

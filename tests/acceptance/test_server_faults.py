@@ -26,6 +26,8 @@ from tests.support.eventually import eventually
 from tests.support.rest import Rest, shell
 from tests.support.site import Site
 
+pytestmark = pytest.mark.timed
+
 ANSWERED_WITHIN_S = 5.0
 """With PostgreSQL away or frozen a request waits for four and a half seconds, and is then refused."""
 STARTED_WITHIN_S = 1.0

@@ -20,6 +20,8 @@ from tests.support.eventually import eventually
 from tests.support.tokens import Signer
 from tests.support.web import Web, serving
 
+pytestmark = pytest.mark.timed
+
 QUEUE_S = 1.0
 SHORT_QUEUE_S = 0.2
 FLOOD_S = 5.0

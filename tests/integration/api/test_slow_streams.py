@@ -26,6 +26,8 @@ from tests.support.servers import Servers
 from tests.support.tokens import Signer
 from tests.support.web import BASE, Web, serving
 
+pytestmark = pytest.mark.timed
+
 HISTORY = 30_000
 """About 10 MB of lines, more than any buffer on the way may hold."""
 FLOOD = 3_000

@@ -19,6 +19,8 @@ from tests.support.eventually import eventually
 from tests.support.proxy import Mode, Proxy, proxied
 from tests.support.servers import Servers
 
+pytestmark = pytest.mark.timed
+
 ACME = TenantId("acme")
 ANSWER_S = 1.0
 SLACK_S = 0.5

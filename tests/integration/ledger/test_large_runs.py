@@ -6,10 +6,13 @@ import json
 import time
 
 import psycopg2
+import pytest
 
 from shared.store import runs, work
 from tests.support.graphs import graph
 from tests.support.ledger import Ledger
+
+pytestmark = pytest.mark.timed
 
 STEPS = 10_000
 WITHIN_SECONDS = 2.0

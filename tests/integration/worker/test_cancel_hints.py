@@ -16,6 +16,8 @@ from tests.integration.worker.fleet import ACME, Fleet, Process, dag, new_fleet,
 from tests.support.eventually import eventually
 from tests.support.servers import own_redis
 
+pytestmark = pytest.mark.timed
+
 CHANNEL = "orchestrator:cancelled"
 KILL_GRACE_S = 0.3
 RENEWAL_S = 1.0

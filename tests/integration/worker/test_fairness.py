@@ -13,6 +13,8 @@ from shared.store.db import Row
 from tests.integration.worker.fleet import Fleet, chain, wide
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.timed
+
 A, B = TenantId("acme"), TenantId("bold")
 SLOTS = 8
 

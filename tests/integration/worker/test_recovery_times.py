@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 
+import pytest
 import redis
 
 from shared.config import Settings
@@ -37,6 +38,8 @@ from tests.integration.worker.fleet import (
 )
 from tests.support.eventually import eventually
 from tests.support.servers import own_redis
+
+pytestmark = pytest.mark.timed
 
 DEFAULTS = dict.fromkeys(TIMINGS, "")
 """An empty variable counts as one that is not given."""
