@@ -79,6 +79,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         sys.stderr.write(f"{too_old}\n")
         return EX_CONFIG
     app = make_worker_celery(settings)
+    catalog = load_catalog()
     dispatcher = Dispatcher(db, app, slots=settings.worker_concurrency)
     controller = make_controller(app, settings, hostname=f"orchestrator@{worker_id}")
     pool = cast(StepPool, controller.pool)
@@ -88,6 +89,7 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         worker_id=worker_id,
         pools=frozenset(settings.worker_pools),
         lease_ms=settings.lease_ms,
+        pure=catalog.pure() if settings.handoff_ms else frozenset(),
     )
     keeper = LeaseKeeper(
         partial(work.renew, db_of_leases, lease_ms=settings.lease_ms),
@@ -103,7 +105,6 @@ def serve(settings: Settings, worker_id: WorkerId) -> int:
         running=keeper.running,
     )
     feed = LogFeed(LiveLogs(settings.redis_url), max_bytes=settings.live_log_bytes)
-    catalog = load_catalog()
     runner = StepRunner(
         db=db,
         settings=settings,

@@ -17,7 +17,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final, Protocol
 
-from shared.domain.models import Claim, Ended, Outcome, Progress, RunId, TenantId, WorkerId
+from shared.domain.models import Claim, Ended, Outcome, Progress, RanAhead, RunId, TenantId, WorkerId
 from shared.errors import Unavailable
 from shared.services import work
 from shared.services.work import Handoff, Report
@@ -97,12 +97,20 @@ class Settler:
     """Takes requests of any number of threads, and settles together what comes together."""
 
     def __init__(
-        self, db: Database, slots: Slots, *, worker_id: WorkerId, pools: frozenset[str], lease_ms: int
+        self,
+        db: Database,
+        slots: Slots,
+        *,
+        worker_id: WorkerId,
+        pools: frozenset[str],
+        lease_ms: int,
+        pure: frozenset[str] = frozenset(),
     ) -> None:
         self._db = db
         self._slots = slots
         self._worker_id = worker_id
         self._pools = pools
+        self._pure = pure
         self._lease_ms = lease_ms
         self.share = 0.0
         """The share (0 to 1) of this process in the slots of the fleet."""
@@ -121,9 +129,9 @@ class Settler:
         """Claim a queued step; raises StoreUnavailable."""
         return self._ask(tenant, run_id, Request(step_no))
 
-    def complete(self, claim: Claim, outcome: Outcome, turn: Turn) -> Request:
-        """Report the end of an attempt; raises StoreUnavailable, and then may be repeated."""
-        ended = Ended(step_no=claim.step_no, attempt=claim.attempt, outcome=outcome)
+    def complete(self, claim: Claim, outcome: Outcome, turn: Turn, ahead: Sequence[RanAhead] = ()) -> Request:
+        """Report an end and what was run ahead; raises StoreUnavailable, and then may be repeated."""
+        ended = Ended(step_no=claim.step_no, attempt=claim.attempt, outcome=outcome, ahead=ahead)
         # Artifacts are rows that runs share: who comes with several of them must hold no other run.
         request = Request(claim.step_no, ended=ended, turn=turn, alone=bool(outcome.artifacts))
         return self._ask(claim.tenant, claim.run_id, request)
@@ -279,7 +287,8 @@ class Settler:
             handoff = Handoff(
                 worker_id=self._worker_id,
                 lease_ms=self._lease_ms,
-                pools=self._pools if sure or late else frozenset(),
+                pools=self._pools,
+                pure=self._pure,
                 sure=sure,
                 late=late,
                 free=of_it,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -16,12 +16,23 @@ from orchestrator_worker.celery_app import StepPool
 from orchestrator_worker.executor import run_attempt
 from orchestrator_worker.lease import Lease, LeaseKeeper
 from orchestrator_worker.log_feed import LogFeed
+from orchestrator_worker.run_ahead import run_ahead
 from orchestrator_worker.settler import Request, Settler, Turn
 from orchestrator_worker.shutdown import Shutdown
 from shared.artifacts import ArtifactStore
 from shared.config import Settings
 from shared.domain.expressions import ExpressionError, evaluate_when
-from shared.domain.models import Claim, Failed, Outcome, RunId, Sha256, TenantId, Undecided, WorkerId
+from shared.domain.models import (
+    Claim,
+    Failed,
+    Outcome,
+    RanAhead,
+    RunId,
+    Sha256,
+    TenantId,
+    Undecided,
+    WorkerId,
+)
 from shared.domain.states import ErrorCode
 from shared.domain.trace import TraceContext, parse_trace
 from shared.errors import ArtifactNotFound, StoreUnavailable
@@ -29,7 +40,7 @@ from shared.messaging.celery_app import DECIDE_RUN, EXECUTE_STEP, pool_of
 from shared.messaging.complaint import Complaint
 from shared.messaging.dispatcher import GATHER_SECONDS, Dispatcher
 from shared.messaging.doorbell import MESSAGE_VERSION
-from shared.plugins import Catalog, StopReason
+from shared.plugins import Catalog, Stop, StopReason
 from shared.services import artifacts, work
 from shared.store.db import Database
 from shared.tracing import Tracer
@@ -176,12 +187,15 @@ class StepRunner:
             attempt_trace(claim, run, self._tracer) as trace,
             self._keeper.keep(claim, since=since) as lease,
         ):
-            outcome = trace.outcome = self._attempt(claim, lease, trace.here)
+            outcome = trace.outcome = self._attempt(claim, lease.stop, trace.here, self._feed)
             if lease.stop.reason is StopReason.LEASE_LOST:
                 self._settler.forget(claim)
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
                 return None, 0.0, False
-            told = self._complete(claim, outcome, lease, slice_end)
+            ahead = run_ahead(
+                claim, outcome, partial(self._attempt_ahead, run), partial(self._goes_on, slice_end)
+            )
+            told = self._complete(claim, outcome, ahead, lease, slice_end)
             if not told.accepted:
                 self.lost_results.note(step=claim.step_id, run_id=str(claim.run_id))
         undecided = self._follow(claim.tenant, told, slice_end)
@@ -216,16 +230,22 @@ class StepRunner:
         except Exception as error:  # noqa: BLE001  # It is logged there.
             self._unserved(error)
 
-    def _attempt(self, claim: Claim, lease: Lease, trace: TraceContext) -> Outcome:
+    def _attempt_ahead(self, run: TraceContext, claim: Claim) -> Outcome:
+        """Run a step that nobody has taken: there is no lease to lose, and no log for anybody to follow."""
+        with attempt_trace(claim, run, self._tracer) as trace:
+            trace.outcome = self._attempt(claim, Stop(), trace.here)
+            return trace.outcome
+
+    def _attempt(self, claim: Claim, stop: Stop, trace: TraceContext, feed: LogFeed | None = None) -> Outcome:
         try:
             return run_attempt(
                 claim,
                 catalog=self._catalog,
                 store=self._store,
                 settings=self._settings,
-                stop=lease.stop,
+                stop=stop,
                 owns=partial(self._owns, claim.tenant),
-                feed=self._feed,
+                feed=feed,
                 trace=trace,
                 tracer=self._tracer,
             )
@@ -244,8 +264,10 @@ class StepRunner:
             return False
         return True
 
-    def _complete(self, claim: Claim, outcome: Outcome, lease: Lease, slice_end: float) -> Request:
-        """Report the outcome, again and again while PostgreSQL is away and the lease lasts.
+    def _complete(
+        self, claim: Claim, outcome: Outcome, ahead: Sequence[RanAhead], lease: Lease, slice_end: float
+    ) -> Request:
+        """Report what has happened, again and again while PostgreSQL is away and the lease lasts.
 
         ``accepted`` is false when the attempt was another's already, and also after a commit
         whose answer was lost: the repeated call finds another state. Both are well.
@@ -253,7 +275,7 @@ class StepRunner:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                return self._settler.complete(claim, outcome, self._turn(slice_end))
+                return self._settler.complete(claim, outcome, self._turn(slice_end), ahead)
             except StoreUnavailable as error:
                 if self._keeper.remaining_seconds(lease) < pause:
                     self.unreported.note(error, step=claim.step_id, run_id=str(claim.run_id))
@@ -320,9 +342,12 @@ class StepRunner:
             return Turn.ENDS
         return Turn.GOES_ON if time.monotonic() < slice_end else Turn.IS_OVER
 
+    def _goes_on(self, slice_end: float) -> bool:
+        return self._turn(slice_end) is Turn.GOES_ON
+
     def _handoff_pools(self, slice_end: float) -> frozenset[str]:
         """Tell which pools to take the next step from, within the same transaction."""
-        return self._pools if self._turn(slice_end) is Turn.GOES_ON else NO_POOLS
+        return self._pools if self._goes_on(slice_end) else NO_POOLS
 
 
 def register(app: Celery, runner: StepRunner) -> None:

@@ -15,6 +15,7 @@ class NoopPlugin:
     version: ClassVar[str] = "1.0.0"
     schema: ClassVar[JsonObject] = {"type": "object"}
     needs_network: ClassVar[bool] = False
+    pure: ClassVar[bool] = True
     retryable: ClassVar[str] = "It has no failures of its own."
 
     def run(self, params: JsonObject, context: StepContext) -> PluginResult:  # The contract's signature.

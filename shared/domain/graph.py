@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 
-from shared.domain.models import StepId
+from shared.domain.models import StepId, StepSpec
+from shared.domain.states import RunOn
 from shared.errors import DagCycle
 
 Edge = tuple[int, int]
@@ -69,6 +70,28 @@ def ancestors(count: int, edges: Iterable[Edge]) -> list[int]:
     for source, target in sorted(edges, key=lambda edge: edge[1]):
         found[target] |= found[source] | 1 << source
     return found
+
+
+def only_predecessors(steps: Sequence[StepSpec], edges: Iterable[Edge]) -> list[int | None]:
+    """Give the one predecessor of each step that is unlocked for certain once that has succeeded.
+
+    There is no other predecessor, no ``when``, and no concurrency key whose place is to be waited for.
+    """
+    found: list[int | None] = [None] * len(steps)
+    several: set[int] = set()
+    for source, target in edges:
+        if found[target] is not None:
+            several.add(target)
+        found[target] = source
+    return [
+        None if index in several or not _is_certain(steps[index]) else source
+        for index, source in enumerate(found)
+    ]
+
+
+def _is_certain(step: StepSpec) -> bool:
+    waits = step.when is not None or step.concurrency_key is not None
+    return not (waits or step.disabled or step.run_on is RunOn.FAILURE)
 
 
 def indexes(bits: int) -> list[int]:

@@ -238,7 +238,8 @@ class Claim:
     ``attempt`` is the fencing token. ``tries`` counts the attempts that used up
     ``retry.max_attempts`` (this one included; lost and released ones are not counted).
     ``inputs`` is empty unless an expression of the step reads it; ``ancestors`` holds
-    those that its expressions name.
+    those that its expressions name. ``ahead`` are the steps of pure plugins that wait
+    for nothing but this one, and then for each other, in that order.
     """
 
     tenant: TenantId
@@ -258,6 +259,7 @@ class Claim:
     pool: str
     inputs: JsonObject
     ancestors: Mapping[StepId, Ancestor]
+    ahead: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,12 +305,21 @@ Outcome = Succeeded | Failed | Stopped | Released
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RanAhead:
+    """A step of a pure plugin that was run before anybody took it."""
+
+    step_no: int
+    outcome: Succeeded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How an attempt ended."""
+    """How an attempt ended, and what was run ahead after it: first attempts that all succeeded."""
 
     step_no: int
     attempt: int
     outcome: Outcome
+    ahead: Sequence[RanAhead] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ class PluginInfo:
     schema: JsonObject
     needs_network: bool
     retryable: str
+    pure: bool
+    """Whether nobody can tell if a step was run once or twice: see ``docs/plugins.md``."""
 
 
 class Catalog:
@@ -79,6 +81,10 @@ class Catalog:
     def infos(self) -> list[PluginInfo]:
         """Return every plugin, by name."""
         return [self._infos[name] for name in sorted(self._infos) if "@" not in name]
+
+    def pure(self) -> frozenset[str]:
+        """Return what ``uses`` can say to name a plugin that is pure."""
+        return frozenset(uses for uses, info in self._infos.items() if info.pure)
 
     def check_params(self, uses: str, params: JsonObject) -> list[Problem]:
         """Check ``with`` as published: a string with an expression in it passes for anything.
@@ -112,6 +118,7 @@ class Catalog:
             schema=plugin.schema,
             needs_network=plugin.needs_network,
             retryable=plugin.retryable,
+            pure=bool(getattr(plugin, "pure", False)),
         )
         for uses in (name, f"{name}@{version}"):
             self._plugins[uses] = plugin

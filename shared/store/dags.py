@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from shared.domain import graph
 from shared.domain.models import DagId, DagSpec, DagVersion, JsonObject, Sha256, TenantId
 from shared.store.db import Cursor, Row, Snapshot
 from shared.store.queries import load
 
 _SQL = load("dags")
+
+MOST_AHEAD = 16
+"""More steps than these behind one are not run ahead one after another: they are faster side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +59,16 @@ def insert_steps(cur: Cursor, tenant: TenantId, dag_version_id: int, spec: DagSp
     predecessors = [0] * len(spec.steps)
     for _, to_no in spec.edges:
         predecessors[to_no] += 1
+    only_nos = graph.only_predecessors(spec.steps, spec.edges)
+    behind = Counter(only_nos)
     cur.execute(
         _SQL["insert_steps"],
         {
             "tenant": tenant,
             "dag_version_id": dag_version_id,
             "predecessors": _int_array(predecessors),
+            "only_nos": _int_array("NULL" if no is None else no for no in only_nos),
+            "leads": [0 < behind[no] <= MOST_AHEAD for no in range(len(spec.steps))],
             "reads_inputs": list(spec.reads_inputs),
             "refs": [_int_array(refs) for refs in spec.refs],
         },
@@ -79,7 +88,7 @@ def insert_edges(cur: Cursor, tenant: TenantId, dag_version_id: int, spec: DagSp
     )
 
 
-def _int_array(numbers: Iterable[int]) -> str:
+def _int_array(numbers: Iterable[int | str]) -> str:
     """Write integers as PostgreSQL's array text, which it reads faster than an ``ARRAY[...]`` of 50,000."""
     return "{" + ",".join(map(str, numbers)) + "}"
 

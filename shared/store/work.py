@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 from uuid import UUID
 
@@ -61,12 +61,14 @@ class Handoff:
     A claim is good for ``lease_ms``. As many as ``sure`` of the settled steps make way for a next one, and as
     many as ``late`` of them only if nobody waits for a slot of the ``pools``. There
     are ``free`` slots for some more of those that are unlocked together: for this ``share`` of them at most,
-    which is that of the worker in the slots of the fleet.
+    which is that of the worker in the slots of the fleet. The worker runs ahead steps of the plugins that are
+    ``pure``, by what ``uses`` says.
     """
 
     worker_id: WorkerId
     lease_ms: int
     pools: frozenset[str] = frozenset()
+    pure: frozenset[str] = frozenset()
     sure: int = 0
     late: int = 0
     free: int = 0
@@ -120,6 +122,7 @@ def _told(place: int, report: Report) -> JsonObject:
         # In the order in which leases are renewed: so neither waits for the other in a circle.
         "ended": [_ending(one) for one in sorted(report.ended, key=_step_no)],
         "pools": list(handoff.pools),
+        "pure": list(handoff.pure),
         "sure": handoff.sure,
         "late": handoff.late,
         "free": handoff.free,
@@ -128,7 +131,7 @@ def _told(place: int, report: Report) -> JsonObject:
 
 def _progress(tenant: TenantId, run_id: RunId, rows: Sequence[Mapping[str, Any]]) -> Progress:
     first = rows[0]
-    taken = (_claim(tenant, run_id, tuple(row["claimed"].values())) for row in rows if row["claimed"])
+    taken = (_taken(tenant, run_id, row["claimed"], row["ahead"] or ()) for row in rows if row["claimed"])
     return Progress(
         settled=frozenset((step_no, attempt) for step_no, attempt in first["settled"]),
         ready_pools=frozenset(first["ready_pools"]),
@@ -140,6 +143,14 @@ def _progress(tenant: TenantId, run_id: RunId, rows: Sequence[Mapping[str, Any]]
         keys=frozenset(first["keys"]),
         claims=tuple(claim for claim in taken if claim is not None),
     )
+
+
+def _taken(tenant: TenantId, run_id: RunId, claimed: JsonObject, ahead: Sequence[JsonObject]) -> Claim | None:
+    claim = _claim(tenant, run_id, tuple(claimed.values()))
+    if claim is None or not ahead:
+        return claim
+    following = (_claim(tenant, run_id, tuple(one.values())) for one in ahead)
+    return replace(claim, ahead=tuple(one for one in following if one is not None))
 
 
 def _step_no(ended: Ended) -> int:
@@ -155,12 +166,9 @@ def _ending(ended: Ended) -> JsonObject:
         told["artifacts"] = [_artifact(artifact) for artifact in outcome.artifacts]
     match outcome:
         case Succeeded():
-            told |= {
-                "ending": "succeeded",
-                "outputs": outcome.outputs,
-                "outputs_hash": outcome.outputs_hash,
-                "inputs_hash": outcome.inputs_hash,
-            }
+            told |= {"ending": "succeeded", **_success(outcome)}
+            if ended.ahead:
+                told["ahead"] = [{"step_no": ran.step_no, **_success(ran.outcome)} for ran in ended.ahead]
         case Failed():
             told |= {
                 "ending": "failed" if outcome.retry_delay_ms is None else "retrying",
@@ -176,6 +184,14 @@ def _ending(ended: Ended) -> JsonObject:
         case _:
             assert_never(outcome)
     return told
+
+
+def _success(outcome: Succeeded) -> JsonObject:
+    return {
+        "outputs": outcome.outputs,
+        "outputs_hash": outcome.outputs_hash,
+        "inputs_hash": outcome.inputs_hash,
+    }
 
 
 def _artifact(artifact: ArtifactRef) -> JsonObject:

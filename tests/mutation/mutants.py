@@ -116,6 +116,20 @@ MUTANTS = (
         red=f"{LEDGER}/test_transitions.py::test_a_diamond_runs_in_order_and_completes",
     ),
     Mutant(
+        name="a run that is being cancelled takes what was run ahead",
+        where="orch.settle",
+        old="v_status = 'succeeded' AND v_goes_on AND e.ahead IS NOT NULL",
+        new="v_status = 'succeeded' AND e.ahead IS NOT NULL",
+        red=f"{LEDGER}/test_running_ahead.py::test_a_cancelled_run_takes_nothing_that_was_run_ahead",
+    ),
+    Mutant(
+        name="any step may have been run ahead",
+        where="orch.run_ahead",
+        old="WHERE f.only_no = p_after OR f.only_no IN (SELECT o.step_no FROM ran AS o)",
+        new="WHERE TRUE",
+        red=f"{LEDGER}/test_running_ahead.py",
+    ),
+    Mutant(
         name="a run that is being cancelled tries again",
         where="orch.settle",
         old="WHEN r.cancel_requested_utc IS NOT NULL THEN 'cancelled'\n            WHEN e.ending",

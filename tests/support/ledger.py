@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg2
+
 from shared.domain.hashing import hash_json
 from shared.domain.models import (
     Change,
@@ -150,3 +152,15 @@ class Ledger:
             line = json.loads(event.line)
             told.append(f"{line['stepId']}:{line['stepStatus']}" if "stepId" in line else line["type"])
         return told
+
+
+def transactions(owner_url: str, run: Run) -> int:
+    """Count the transactions that have written events of a run."""
+    connection = psycopg2.connect(owner_url)
+    try:
+        with connection.cursor() as cur:
+            cur.execute("SELECT count(DISTINCT xid) FROM orch.events WHERE run_id = %s", [str(run.run_id)])
+            (count,) = cur.fetchone() or (0,)
+            return int(count)
+    finally:
+        connection.close()

@@ -72,6 +72,10 @@ def test_a_plugin_is_found_by_name_and_by_exact_version(catalog: Catalog) -> Non
     assert len(catalog.infos()) == 5
 
 
+def test_only_who_says_so_is_pure(catalog: Catalog) -> None:
+    assert catalog.pure() == {"noop", f"noop@{NoopPlugin.version}"}
+
+
 def test_the_digest_is_that_of_the_source(catalog: Catalog) -> None:
     info = catalog.find("noop")
     assert info is not None

@@ -20,13 +20,13 @@ RETURNING dag_version_id;
 INSERT INTO orch.dag_steps (
     tenant, dag_version_id, step_no, step_id, uses, params, when_expr, run_on, disabled,
     max_attempts, initial_delay_ms, max_delay_ms, multiplier, timeout_ms, pool,
-    predecessors, reads_inputs, refs, concurrency_key, concurrency_limit
+    predecessors, only_no, leads, reads_inputs, refs, concurrency_key, concurrency_limit
 )
 SELECT
     v.tenant, v.dag_version_id, s.place - 1, s.id, s.uses, s."with", s."when", s."runOn", s.disabled,
     (s.retry ->> 'maxAttempts')::integer, (s.retry ->> 'initialDelayMs')::integer,
     (s.retry ->> 'maxDelayMs')::integer, (s.retry ->> 'multiplier')::double precision,
-    s."timeoutMs", s.pool, s.predecessors, s.reads_inputs, s.refs::integer [],
+    s."timeoutMs", s.pool, s.predecessors, s.only_no, s.leads, s.reads_inputs, s.refs::integer [],
     s."concurrencyKey",
     CASE
         WHEN s."concurrencyKey" IS NOT NULL
@@ -38,10 +38,13 @@ FROM orch.dag_versions AS v, ROWS FROM(
         "timeoutMs" bigint, pool text, "concurrencyKey" text
     ),
     unnest(%(predecessors)s::integer []),
+    unnest(%(only_nos)s::integer []),
+    unnest(%(leads)s::boolean []),
     unnest(%(reads_inputs)s::boolean []),
     unnest(%(refs)s::text [])
 ) WITH ORDINALITY AS s (
-    id, uses, "with", "when", "runOn", disabled, retry, "timeoutMs", pool, "concurrencyKey", predecessors, reads_inputs, refs, place
+    id, uses, "with", "when", "runOn", disabled, retry, "timeoutMs", pool, "concurrencyKey",
+    predecessors, only_no, leads, reads_inputs, refs, place
 )
 WHERE v.tenant = %(tenant)s AND v.dag_version_id = %(dag_version_id)s;
 -- noqa: enable=RF01,PRS

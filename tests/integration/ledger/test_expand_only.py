@@ -54,6 +54,17 @@ def upgraded_to(servers: Servers, revision: str) -> Iterator[str]:
         servers.maintain(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture
+def of_owner(servers: Servers) -> Iterator[str]:
+    """An empty database whose owner is no superuser, as on a server of one's own."""
+    servers.maintain("CREATE ROLE somebody LOGIN CREATEROLE")
+    servers.maintain("GRANT orch_api, orch_service TO somebody WITH ADMIN OPTION")
+    servers.maintain("CREATE DATABASE of_somebody OWNER somebody")
+    yield servers.url("of_somebody", user="somebody")
+    servers.maintain("DROP DATABASE of_somebody WITH (FORCE)")
+    servers.maintain("DROP ROLE somebody")
+
+
 def found(url: str, query: str) -> set[tuple[object, ...]]:
     connection = psycopg2.connect(url)
     try:
@@ -139,3 +150,46 @@ def test_a_process_that_cannot_reach_postgresql_waits_for_it(service_db: Databas
     away = Database("postgresql:///none?host=/nonexistent", role="orch_service", size=1, application_name="t")
     assert why_too_old(away) is None
     assert why_too_old(service_db) is None
+
+
+def test_definitions_that_were_there_before_are_run_ahead_as_well(of_owner: str, servers: Servers) -> None:
+    """The owner is bound by row-level security, and sees all definitions as a member of both roles."""
+    migrations.upgrade(of_owner, revision="0019")
+    connection = psycopg2.connect(servers.url("of_somebody", user=postgres.OWNER))
+    try:
+        with connection, connection.cursor() as cur:
+            for number, tenant in enumerate(("acme", "rival"), start=1):
+                # 0 leads to 1 and 2; 3 has a when, 4 is a join, and behind 5 there are too many.
+                edges = [(0, 1), (0, 2), (1, 3), (1, 4), (2, 4), *((5, no) for no in range(6, 23))]
+                into = [to for _, to in edges]
+                cur.execute(
+                    "INSERT INTO orch.dag_versions (tenant, dag_id, version, precedence, spec_hash,"
+                    " step_count, metadata, definition, created_by) VALUES"
+                    " (%s, 'd', '1.0.0', '1', sha256('x'), 23, '{}', '{}', 't') RETURNING dag_version_id",
+                    [tenant],
+                )
+                assert cur.fetchall() == [(number,)]
+                cur.executemany(
+                    "INSERT INTO orch.dag_steps (tenant, dag_version_id, step_no, step_id, when_expr,"
+                    " predecessors, uses, params, run_on, disabled, max_attempts, initial_delay_ms,"
+                    " max_delay_ms, multiplier, timeout_ms, pool, reads_inputs, refs) VALUES"
+                    " (%s, %s, %s, %s, %s, %s, 'noop', '{}', 'success', FALSE, 1, 0, 0, 1, 1, 'default',"
+                    " FALSE, '{}')",
+                    [
+                        (tenant, number, no, f"s{no}", "true" if no == 3 else None, into.count(no))
+                        for no in range(23)
+                    ],
+                )
+                cur.executemany(
+                    "INSERT INTO orch.dag_edges VALUES (%s, %s, %s, %s)",
+                    [(tenant, number, *edge) for edge in edges],
+                )
+        migrations.upgrade(of_owner)
+        with connection, connection.cursor() as cur:
+            cur.execute("SELECT tenant, step_no, only_no, leads FROM orch.dag_steps WHERE step_no < 7")
+            certain = {1: 0, 2: 0, 6: 5}
+            assert sorted(cur.fetchall()) == [
+                (tenant, no, certain.get(no), no == 0) for tenant in ("acme", "rival") for no in range(7)
+            ]
+    finally:
+        connection.close()

@@ -22,7 +22,7 @@ from shared.services import limits
 from shared.store.db import Database
 from tests.support.eventually import eventually
 from tests.support.graphs import graph
-from tests.support.ledger import ACME, LONG_MS, Ledger, succeeded
+from tests.support.ledger import ACME, LONG_MS, Ledger, succeeded, transactions
 
 POOLS = frozenset({"default"})
 EIGHT = "a b c d e f g h"
@@ -118,18 +118,6 @@ def together(
     return results
 
 
-def transactions(ledger: Ledger, owner_url: str, run: Run) -> int:
-    """Count the transactions that have written events of a run."""
-    connection = psycopg2.connect(owner_url)
-    try:
-        with connection.cursor() as cur:
-            cur.execute("SELECT count(DISTINCT xid) FROM orch.events WHERE run_id = %s", [str(run.run_id)])
-            (count,) = cur.fetchone() or (0,)
-            return int(count)
-    finally:
-        connection.close()
-
-
 def completing(
     settler: Settler, claim: Claim, outcome: Outcome, turn: Turn = Turn.ENDS
 ) -> Callable[[], Request]:
@@ -142,11 +130,11 @@ def test_what_comes_while_another_is_at_the_run_is_settled_in_one_transaction(
     run = ledger.start(graph("", steps=EIGHT))
     settler = new_settler()
     claims = [ledger.claimed(run, step) for step in EIGHT.split()]
-    before = transactions(ledger, owner_url, run)
+    before = transactions(owner_url, run)
     calls = [completing(settler, claim, succeeded({"of": claim.step_id})) for claim in claims]
     told = together(owner_url, run, settler, calls)
     assert all(isinstance(one, Request) and one.accepted for one in told)
-    assert transactions(ledger, owner_url, run) == before + 2
+    assert transactions(owner_url, run) == before + 2
     # One of those that were settled together does what is to be done about all of them.
     assert [one.progress is not None for one in told if isinstance(one, Request)].count(True) == 2
     assert ledger.run(run.run_id).status is RunStatus.COMPLETED
@@ -388,7 +376,7 @@ def test_steps_that_were_taken_together_and_take_no_time_are_settled_together(
     settler = new_settler(7)
     first = settler.complete(ledger.claimed(run, "root"), succeeded(), Turn.GOES_ON)
     assert first.claim is not None
-    before = transactions(ledger, owner_url, run)
+    before = transactions(owner_url, run)
     told: list[Request] = []
 
     def report(claim: Claim) -> None:
@@ -402,7 +390,7 @@ def test_steps_that_were_taken_together_and_take_no_time_are_settled_together(
     for thread in threads:
         thread.join(60)
     assert [one.accepted for one in told] == [True] * 4
-    assert transactions(ledger, owner_url, run) == before + 1
+    assert transactions(owner_url, run) == before + 1
     # The last one is waited for, and nobody after it.
     assert time.monotonic() - begun < 10
 
@@ -619,4 +607,4 @@ def test_a_wide_run_is_settled_in_few_transactions(
         thread.join(60)
     assert ledger.run(run.run_id).status is RunStatus.COMPLETED
     # Start, root's claim and end; then about eight together.
-    assert transactions(ledger, owner_url, run) < 50
+    assert transactions(owner_url, run) < 50

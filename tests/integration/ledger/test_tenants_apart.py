@@ -148,6 +148,8 @@ def _parameters(ledger: Ledger, run_id: RunId, tenant: TenantId) -> dict[str, ob
         "definition": '{"steps": []}',
         "signature": None,
         "predecessors": "{0}",
+        "only_nos": "{NULL}",
+        "leads": [False],
         "reads_inputs": [False],
         "refs": ["{}"],
         "from_nos": "{0}",

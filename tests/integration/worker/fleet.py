@@ -250,7 +250,7 @@ def dag(
 
 
 def _names(one: StepSpec, other: StepSpec) -> bool:
-    return f"steps.{other.id}." in (one.when or "")
+    return f"steps.{other.id}." in f"{one.when} {one.params}"
 
 
 def chain(length: int, name: str = "chain", uses: str = "noop", **with_: object) -> DagSpec:

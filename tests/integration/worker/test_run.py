@@ -13,10 +13,11 @@ from shared.domain.models import JsonObject, StepId, StepSpec
 from shared.domain.states import AttemptStatus, ErrorCode, RunStatus, StepStatus
 from shared.messaging import doorbell
 from shared.messaging.celery_app import queue_name
-from shared.services import dispatch, health, runs
+from shared.services import dispatch, health, runs, steps
 from shared.services.recovery import Doorbell
 from tests.integration.worker.fleet import ACME, Fleet, chain, dag, sleeper, step, wide
 from tests.support.eventually import eventually
+from tests.support.ledger import transactions
 
 
 def test_a_chain_runs_to_its_end(fleet: Fleet) -> None:
@@ -46,6 +47,28 @@ def test_without_hand_off_each_step_comes_by_message(fleet: Fleet) -> None:
     fleet.worker(ORCH_HANDOFF_MS="0")
 
     fleet.completed(fleet.start(fleet.publish(chain(10))))
+
+
+@pytest.mark.parametrize(("handoff_ms", "at_most"), [("100", 8), ("0", 17)])
+def test_steps_without_effects_are_settled_with_the_one_before_them(
+    fleet: Fleet, owner_url: str, handoff_ms: str, at_most: int
+) -> None:
+    """A start, a claim, and an end with all that is behind it; else two transactions for each step."""
+    fleet.worker(ORCH_HANDOFF_MS=handoff_ms)
+    counting = [
+        step("s1", n=1),
+        *(step(f"s{n}", n=f"${{{{ steps.s{n - 1}.outputs.n + 1 }}}}") for n in range(2, 8)),
+    ]
+    edges = [(n, n + 1) for n in range(7)]
+    run_id = fleet.start(fleet.publish(dag("counting", [step("s0", "sleep", ms=1), *counting], edges)))
+
+    run = fleet.completed(run_id)
+
+    assert steps.get(fleet.db, ACME, run_id, StepId("s7"))[0].outputs == {"n": 7}
+    assert [s.attempt for s in fleet.steps(run_id)] == [1] * 8
+    # 3, unless what was run ahead took longer than it may.
+    assert transactions(owner_url, run) <= at_most
+    assert handoff_ms != "0" or transactions(owner_url, run) == at_most
 
 
 def test_a_worker_leaves_the_steps_of_other_pools_alone(fleet: Fleet) -> None:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.graph import Edge, ancestors, indexes, topological_order
-from shared.domain.models import StepId
+from shared.domain.graph import Edge, ancestors, indexes, only_predecessors, topological_order
+from shared.domain.models import StepId, StepSpec
+from shared.domain.states import RunOn
 from shared.errors import DagCycle
 
 SIZES = st.integers(1, 9)
@@ -115,3 +118,27 @@ def test_the_time_grows_with_the_edges_and_not_with_their_square() -> None:
     small = min(seconds(1_000) for _ in range(5))
     large = min(seconds(10_000) for _ in range(5))
     assert large < 50 * small
+
+
+@given(graphs())
+def test_a_step_is_certain_behind_its_only_predecessor(graph: tuple[list[StepId], list[Edge]]) -> None:
+    ids, edges = graph
+    steps = [StepSpec(id=step, uses="noop", params={}) for step in ids]
+    before = [[a for a, b in edges if b == index] for index in range(len(ids))]
+    assert only_predecessors(steps, edges) == [found[0] if len(found) == 1 else None for found in before]
+
+
+@pytest.mark.parametrize(
+    ("changes", "certain"),
+    [
+        ({"when": "true"}, False),
+        ({"disabled": True}, False),
+        ({"concurrency_key": "k"}, False),
+        ({"run_on": RunOn.FAILURE}, False),
+        ({"run_on": RunOn.ALWAYS}, True),
+    ],
+)
+def test_a_step_that_may_wait_or_be_skipped_is_not_certain(changes: dict[str, Any], certain: bool) -> None:
+    first = StepSpec(id=StepId("a"), uses="noop", params={})
+    second = replace(first, id=StepId("b"), **changes)
+    assert only_predecessors([first, second], [(0, 1)]) == [None, 0 if certain else None]
