@@ -52,7 +52,7 @@ def _chosen(_ctx: click.Context, param: click.Parameter, names: str) -> tuple[st
 @click.option(
     "--shapes", callback=_chosen, default=",".join(ALL), help="Which to measure, with commas between."
 )
-@click.option("--repeat", type=click.IntRange(1, 100), default=3, help="Rounds, after those that warm up.")
+@click.option("--repeat", type=click.IntRange(1, 100), default=7, help="Rounds, after those that warm up.")
 @click.option(
     "--short", is_flag=True, help="Small shapes, one round, nothing written: only prove that it works."
 )
@@ -126,7 +126,7 @@ def _measure(
                 comparisons=[
                     compare(shape, ours, others, repeat=repeat, tell=click.echo) for shape in compared
                 ],
-                growths=[grow(shape, ours, repeat=repeat, tell=click.echo) for shape in grown],
+                growths=[grow(large, small, ours, repeat=repeat, tell=click.echo) for large, small in grown],
                 latencies=_latencies(ours, names, short=short),
                 streams=_streams(ours, names, short=short),
                 goals=goals.measure(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from bench.orchestrator import Orchestrator
 from bench.results import Comparison, Growth, Series
-from bench.shapes import CHAIN40, Shape
+from bench.shapes import Shape
 from bench.subject import DidNotEnd, Subject
 from bench.usage import forget_peak, peak
 
@@ -30,9 +30,22 @@ Tell = Callable[[str], None]
 Peaks = dict[str, int]
 
 
+class _Unknowing:
+    """Ours, at steps of which it does not know that they do nothing."""
+
+    name = "the same, unknown steps"
+    slow = False
+
+    def __init__(self, ours: Subject) -> None:
+        self._ours = ours
+
+    def measure(self, shape: Shape) -> float:
+        return self._ours.measure(shape.unknown)
+
+
 def compare(shape: Shape, ours: Subject, peers: Sequence[Subject], *, repeat: int, tell: Tell) -> Comparison:
     """Measure a shape in ``repeat`` rounds of all subjects, after those that warm up."""
-    subjects: list[Subject] = [ours, *peers]
+    subjects: list[Subject] = [ours, _Unknowing(ours), *peers]
     seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     lost: list[str] = []
     for number in range(-WARM_UP, repeat):
@@ -47,6 +60,7 @@ def compare(shape: Shape, ours: Subject, peers: Sequence[Subject], *, repeat: in
     return Comparison(
         shape=shape,
         ours=Series(seconds=tuple(seconds[ours.name])),
+        unknown=Series(seconds=tuple(seconds[_Unknowing.name])),
         peers={peer.name: Series(seconds=tuple(seconds[peer.name])) for peer in peers},
         lost=lost,
     )
@@ -66,9 +80,8 @@ def _insist(subject: Subject, shape: Shape, lost: list[str]) -> float:
     return subject.measure(shape)
 
 
-def grow(large: Shape, ours: Orchestrator, *, repeat: int, tell: Tell) -> Growth:
+def grow(large: Shape, small: Shape, ours: Orchestrator, *, repeat: int, tell: Tell) -> Growth:
     """Measure a large run, and small ones just before it, in ``repeat`` rounds after one to warm up."""
-    small = CHAIN40
     small_s: list[float] = []
     large_s: list[float] = []
     small_peaks: Peaks = {}

@@ -56,6 +56,13 @@ because the speed of a shared machine drifts. Above 1, ours is faster. The best 
 with the smallest ratio."""
 
 
+_UNKNOWN = """\
+Our worker knows of the plugin `noop` that it has no effect and is done at once. It runs some such steps
+ahead, and settles them in one transaction with the step before. These are the same shapes, measured in the
+same rounds, of steps of which it does not know that: `sleep` for 0 ms. Each of them has a start that is
+durable before it runs. What runs a command or sends a request is of this kind."""
+
+
 _STEADY = f"""\
 {RATE} requests a second for {SECONDS:.0f} s, half of them `POST /runs` of a DAG with one step, half of them
 `GET /runs/{{id}}` of such a run, over {CONNECTIONS} kept connections, while the worker executes what was
@@ -113,6 +120,8 @@ def tables(results: Results) -> list[str]:
     parts: list[str] = []
     if results.comparisons:
         parts += ["## Shapes", _comparison_table(results.comparisons), _legend(results.comparisons)]
+        unknown = [one for one in (each.of_unknown() for each in results.comparisons) if one is not None]
+        parts += ["### Steps of which nobody knows", _UNKNOWN, _comparison_table(unknown)] if unknown else []
     if results.growths:
         parts += ["## Cost of a step as runs grow", _growth_table(results.growths)]
     if results.latencies:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from bench.shapes import Shape
@@ -37,6 +37,8 @@ class Comparison:
     shape: Shape
     ours: Series
     peers: Mapping[str, Series]
+    unknown: Series | None = None
+    """Ours at ``shape.unknown``."""
     lost: Sequence[str] = ()
     """What peers did not bring to an end; it was measured again."""
 
@@ -48,6 +50,10 @@ class Comparison:
         """
         rounds = zip(self.peers[peer].seconds, self.ours.seconds, strict=False)
         return median(theirs / ours for theirs, ours in rounds)
+
+    def of_unknown(self) -> Comparison | None:
+        """Hold the steps of which we do not know that they do nothing against the same peers."""
+        return None if self.unknown is None else replace(self, ours=self.unknown)
 
     @property
     def best_peer(self) -> str:

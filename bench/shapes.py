@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from shared.domain.models import JsonObject
@@ -20,13 +20,18 @@ class Shape:
     layers: tuple[int, ...]
     what: str
     runs: int = 1
-    sleep_ms: int = 0
-    """How long each step sleeps; 0: it does nothing. Peers know only the latter."""
+    sleep_ms: int | None = None
+    """How long each step sleeps; ``None``: it does nothing. Peers know only the latter."""
 
     @property
     def steps(self) -> int:
         """How many steps end until the shape is done."""
         return sum(self.layers) * self.runs
+
+    @property
+    def unknown(self) -> Shape:
+        """The same of steps of which our worker does not know that they do nothing: they sleep for 0 ms."""
+        return replace(self, name=f"{self.name}-unknown", sleep_ms=0)
 
     def definition(self, version: str = "1.0.0") -> JsonObject:
         """Write it as a DAG for POST /dags."""
@@ -34,7 +39,7 @@ class Shape:
             [f"s{number:04}-{place:04}" for place in range(size)] for number, size in enumerate(self.layers)
         ]
         body: JsonObject = (
-            {"uses": "sleep", "with": {"ms": self.sleep_ms}} if self.sleep_ms else {"uses": "noop"}
+            {"uses": "noop"} if self.sleep_ms is None else {"uses": "sleep", "with": {"ms": self.sleep_ms}}
         )
         return {
             "dagId": self.name,
@@ -57,10 +62,12 @@ RUNS100X5 = Shape(
 )
 SHAPES = {shape.name: shape for shape in (CHAIN40, CHAIN200, FAN200, DIAMOND, RUNS100X5)}
 
+FAN38 = Shape(name="fan38", layers=(1, 38, 1), what="1 step, then 38 side by side, then 1")
+
 LONG_CHAIN = Shape(name="chain10000", layers=(1,) * 10_000, what="10,000 steps, one after another")
 WIDE_FAN = Shape(name="fan9998", layers=(1, 9_998, 1), what="1 step, then 9,998 side by side, then 1")
-LARGE = {shape.name: shape for shape in (LONG_CHAIN, WIDE_FAN)}
-"""Held against ``CHAIN40`` in the same run: a step should cost the same in a run of any size."""
+LARGE = {large.name: (large, small) for large, small in ((LONG_CHAIN, CHAIN40), (WIDE_FAN, FAN38))}
+"""Each with one like it of 40 steps, measured in the same run: a step should cost the same in both."""
 
 SHORT = (
     Shape(name="chain40", layers=(1,) * 40, what=CHAIN40.what),

@@ -43,6 +43,15 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
     assert _comparison().ratio("Celery canvas, threads -c8") == 2.0
 
 
+def test_steps_that_may_have_effects_are_held_against_the_same_rounds() -> None:
+    comparison = replace(_comparison(), unknown=Series(seconds=(1.5, 16.0, 4.0)))
+    unknown = comparison.of_unknown()
+    assert unknown is not None
+    assert unknown.ratio("Celery canvas, threads -c8") == 1.25
+    text = "\n".join(report.tables(Results(comparisons=[comparison], growths=[])))
+    assert "| chain40 | 4.000 (1.500-16.000) | 10 | 4.000 (2.000-20.000) | 1.25 |" in text
+
+
 def test_a_slow_peer_is_held_against_the_rounds_that_it_took_part_in() -> None:
     comparison = Comparison(
         shape=CHAIN40, ours=Series(seconds=(1.0, 10.0)), peers={"slow": Series(seconds=(3.0,))}

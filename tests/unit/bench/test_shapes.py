@@ -7,7 +7,7 @@ import pytest
 from bench.shapes import LARGE, SHAPES, Shape
 from shared.domain.definition import build
 
-ALL = [*SHAPES.values(), *LARGE.values()]
+ALL = [*SHAPES.values(), *(shape for pair in LARGE.values() for shape in pair), SHAPES["chain40"].unknown]
 
 
 @pytest.mark.parametrize("shape", ALL, ids=lambda shape: shape.name)
