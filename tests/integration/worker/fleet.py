@@ -240,7 +240,7 @@ def dag(
         steps=tuple(made_of),
         edges=tuple(sorted(edges)),
         metadata=metadata or {},
-        refs=tuple(tuple(i for i, other in enumerate(made_of) if _names(one, other)) for one in made_of),
+        refs=tuple(_named(one, made_of) for one in made_of),
         reads_inputs=tuple("inputs" in (one.when or "") for one in made_of),
         definition=definition,
         canonical=canonical(definition).decode(),
@@ -249,8 +249,12 @@ def dag(
     )
 
 
-def _names(one: StepSpec, other: StepSpec) -> bool:
-    return f"steps.{other.id}." in f"{one.when} {one.params}"
+def _named(one: StepSpec, made_of: Sequence[StepSpec]) -> tuple[int, ...]:
+    """Tell which steps a step reads, by their names in its expressions."""
+    text = f"{one.when} {one.params}"
+    if "steps." not in text:
+        return ()
+    return tuple(i for i, other in enumerate(made_of) if f"steps.{other.id}." in text)
 
 
 def chain(length: int, name: str = "chain", uses: str = "noop", **with_: object) -> DagSpec:

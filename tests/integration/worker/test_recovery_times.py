@@ -59,7 +59,7 @@ def now(db: Database) -> datetime:
 
 
 def p95(values: Sequence[float]) -> float:
-    return quantiles(values, n=20)[-1]
+    return quantiles(values, n=20, method="inclusive")[-1]
 
 
 def test_a_killed_workers_step_runs_elsewhere_soon_after_its_lease(fleet: Fleet) -> None:
