@@ -242,8 +242,8 @@ def test_a_flood_from_a_client_ends_its_stream_and_is_not_kept(
             for _ in range(FLOOD):
                 ws.socket.sendall(message)
                 sent += 1
-        eventually(lambda: len(web.lines("stream_ended")) > ended, within=10)
-    assert web.lines("stream_ended")[-1]["code"] == code
+        # The stream of a test before may end late.
+        eventually(lambda: code in [line["code"] for line in web.lines("stream_ended")[ended:]], within=10)
     grown = memory_kb(web) - memory
     show(f"{sent} of {FLOOD} messages of {size} bytes were sent; memory +{grown} kB")
     assert grown < 10_000
