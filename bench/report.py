@@ -121,7 +121,7 @@ def tables(results: Results) -> list[str]:
     if results.comparisons:
         parts += ["## Shapes", _comparison_table(results.comparisons), _legend(results.comparisons)]
         unknown = [one for one in (each.of_unknown() for each in results.comparisons) if one is not None]
-        parts += ["### Steps of which nobody knows", _UNKNOWN, _comparison_table(unknown)] if unknown else []
+        parts += ["### Steps that may have effects", _UNKNOWN, _comparison_table(unknown)] if unknown else []
     if results.growths:
         parts += ["## Cost of a step as runs grow", _growth_table(results.growths)]
     if results.latencies:
