@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from shared.domain.models import Ancestor, Claim, Outcome, RanAhead, StepId, Succeeded
+from shared.domain.models import Ancestor, Claim, Outcome, RanAhead, Succeeded
 from shared.domain.states import StepStatus
 
 AHEAD_SECONDS: Final = 0.005
@@ -27,17 +27,19 @@ def run_ahead(
     if not isinstance(outcome, Succeeded):
         return ()
     until = time.monotonic() + AHEAD_SECONDS
-    seen: dict[StepId, Ancestor] = {}
+    seen = {claim.step_id: _seen(outcome)}
     ran: list[RanAhead] = []
-    last, ended = claim, outcome
     for step in claim.ahead:
         if time.monotonic() > until or not goes_on():
             break
-        seen[last.step_id] = Ancestor(status=StepStatus.SUCCEEDED, outputs=ended.outputs)
         ancestors = {step_id: seen.get(step_id, known) for step_id, known in step.ancestors.items()}
         came = attempt(replace(step, ancestors=ancestors))
         if not isinstance(came, Succeeded) or came.artifacts:
             break
         ran.append(RanAhead(step_no=step.step_no, outcome=came))
-        last, ended = step, came
+        seen[step.step_id] = _seen(came)
     return ran
+
+
+def _seen(outcome: Succeeded) -> Ancestor:
+    return Ancestor(status=StepStatus.SUCCEEDED, outputs=outcome.outputs)
