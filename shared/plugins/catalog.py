@@ -118,7 +118,7 @@ class Catalog:
             schema=plugin.schema,
             needs_network=plugin.needs_network,
             retryable=plugin.retryable,
-            pure=bool(getattr(plugin, "pure", False)),
+            pure=getattr(plugin, "pure", False) is True,
         )
         for uses in (name, f"{name}@{version}"):
             self._plugins[uses] = plugin

@@ -101,7 +101,11 @@ class StepContext(Protocol):
 
 
 class Plugin(Protocol):
-    """A class that turns a step's ``with`` into ``outputs``. One instance serves all threads of a process."""
+    """A class that turns a step's ``with`` into ``outputs``. One instance serves all threads of a process.
+
+    It may have ``pure: ClassVar[bool] = True``: it has no effect but its outputs, the same ones for the
+    same ``with``, and is done at once. Then its steps may be run before their starts are recorded.
+    """
 
     name: ClassVar[str]
     """What ``uses`` names: ``^[a-z0-9][a-z0-9._-]*$``."""

@@ -72,8 +72,14 @@ def test_a_plugin_is_found_by_name_and_by_exact_version(catalog: Catalog) -> Non
     assert len(catalog.infos()) == 5
 
 
+class VaguePlugin(StrictPlugin):
+    name: ClassVar[str] = "vague"
+    pure: ClassVar[str] = "no"
+
+
 def test_only_who_says_so_is_pure(catalog: Catalog) -> None:
     assert catalog.pure() == {"noop", f"noop@{NoopPlugin.version}"}
+    assert Catalog([VaguePlugin()]).pure() == frozenset()
 
 
 def test_the_digest_is_that_of_the_source(catalog: Catalog) -> None:
